@@ -1,0 +1,1 @@
+"""What an event means: engagements, folds, the feature registry, vectors and the online store."""

@@ -1,0 +1,1 @@
+"""The ground floor: settings, errors, clock, logging, metrics and, as data, everything that is deployed."""

@@ -1,0 +1,16 @@
+"""The only reader of the wall clock.
+
+Enters: nothing. Leaves: the time. Called by the processes' edges, which pass `now_ms` down to pure code.
+"""
+
+import time
+
+
+def now_ms() -> int:
+    """Milliseconds since the Unix epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def monotonic_s() -> float:
+    """Seconds on a clock that never goes back; for durations only."""
+    return time.perf_counter()

@@ -1,0 +1,16 @@
+"""Logging: one line per fact, the same form in every process.
+
+Enters: a level's name. Leaves: a configured root logger on standard error. Called once by each process.
+"""
+
+import logging
+import sys
+
+
+def configure_logs(level: str, process: str) -> None:
+    """Send all logs of this process to standard error, each line with time, level, process and logger."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())

@@ -1,0 +1,102 @@
+"""Settings: the only reader of the environment.
+
+Enters: `NOWRANK_*` variables, then the running embedded stack's `stack.json`, then the defaults below (in that order of strength).
+Leaves: one frozen `Settings`. Called once by each process, which passes the values on.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from infra.errors import SettingsError
+
+STACK_FILE = "stack.json"
+
+
+def _setting(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Each field `name` is read from `NOWRANK_NAME`; `docs/settings.md` is generated from this class."""
+
+    state_dir: Path = _setting(Path(".nowrank"), "folder of the embedded stack, downloaded data and trained artifacts")
+    kafka: str = _setting("", "broker addresses, `host:port[,host:port]`; empty: the embedded broker")
+    redis: str = _setting("", "Redis in Feast's form, `host:port[,db=0][,password=...]`; empty: the embedded server")
+    feast_project: str = _setting("nowrank", "Feast project: the suffix of every row's key")
+    partitions: int = _setting(4, "partitions of each event topic and of the delta topic, set when topics are created")
+    replication: int = _setting(1, "replication factor of the topics, set when topics are created")
+    workers: int = _setting(1, "stream workers that the embedded stack starts")
+    worker_id: str = _setting("worker-0", "name of one worker process in logs and metrics")
+    batch_max_events: int = _setting(400, "most records that a stage folds at once")
+    batch_wait_ms: int = _setting(10, "longest wait for a batch to fill")
+    broker_session_timeout_s: float = _setting(6.0, "a worker silent for so long loses its partitions")
+    future_limit_s: int = _setting(300, "events further in the future than this are dead-lettered, nearer ones are clamped")
+    metrics_host: str = _setting("127.0.0.1", "address on which a worker exposes its metrics")
+    metrics_port: int = _setting(0, "port of a worker's metrics; 0: any free one")
+    scorer_host: str = _setting("127.0.0.1", "address on which the scorer listens")
+    scorer_port: int = _setting(0, "port of the scorer; 0: any free one in the embedded stack, 8080 elsewhere")
+    scorer_url: str = _setting("", "where clients find the scorer; empty: the embedded stack's")
+    rank_deadline_ms: int = _setting(50, "longest wait for the online store in one request")
+    artifact_dir: str = _setting("", "folder of the model artifact; empty: `<state_dir>/artifact`")
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
+
+    @property
+    def artifact_path(self) -> Path:
+        """The folder that holds the current model artifact."""
+        return Path(self.artifact_dir) if self.artifact_dir else self.state_dir / "artifact"
+
+    @property
+    def stack_file(self) -> Path:
+        """Where the embedded stack says what is running."""
+        return self.state_dir / STACK_FILE
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process; raises `SettingsError` for a value of the wrong type."""
+    environment = os.environ if environment is None else environment
+    from_environment = {
+        spec.name: _parse(spec.name, environment[variable], spec.default)
+        for spec in fields(Settings)
+        if (variable := f"NOWRANK_{spec.name.upper()}") in environment and environment[variable] != ""
+    }
+    base = replace(Settings(), **from_environment)
+    running = read_stack_file(base.stack_file)
+    addresses = {name: running[name] for name in ("kafka", "redis", "scorer_url") if running.get(name)}
+    return replace(base, **{**addresses, **from_environment})
+
+
+def read_stack_file(path: Path) -> dict[str, Any]:
+    """What the embedded stack wrote about itself; empty when it is not running."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+    try:
+        return type(default)(text) if not isinstance(default, Path) else Path(text)
+    except ValueError as error:
+        kind = type(default).__name__
+        raise SettingsError(f"NOWRANK_{name.upper()} is {text!r}; it must be of type {kind}") from error
+
+
+def settings_table() -> str:
+    """The Markdown table of `docs/settings.md`."""
+    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for spec in fields(Settings):
+        default = str(spec.default) or "(empty)"
+        lines.append(f"| `NOWRANK_{spec.name.upper()}` | `{default}` | {spec.metadata['doc']} |")
+    return "\n".join(lines) + "\n"
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """This process's environment with every setting spelled out, for a child process."""
+    spelled = {f"NOWRANK_{spec.name.upper()}": str(getattr(settings, spec.name)) for spec in fields(Settings)}
+    return {**os.environ, **spelled}

@@ -1,0 +1,1 @@
+"""What we predict: UniCoRn, its training, its evaluation and its artifact."""

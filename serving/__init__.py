@@ -1,0 +1,1 @@
+"""What we answer: the scorer, its HTTP interface and its clients."""

@@ -1,0 +1,1 @@
+"""What happened: wire events, topics, the producer client, sources and the Faust stages."""

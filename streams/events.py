@@ -1,0 +1,206 @@
+"""Wire events: the JSON that producers publish, and how it becomes an engagement.
+
+Enters: bytes from a topic or an HTTP body. Leaves: `Play`, `Click`, `Thumb`, `Ranking`, or `InvalidEvent` with a reason code; from
+those, `Engagement`. Called by the producer client, the scorer's `POST /events`, stage 1 and every source.
+"""
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from features.engagement import Engagement, Kind, Thumb as ThumbValue
+from features.text import MAX_QUERY_CHARS, normalise_query
+from infra.errors import InvalidEvent
+from streams import topics
+
+MAX_ID_CHARS = 128
+MAX_EVENT_BYTES = 64 * 1024
+FUTURE_LIMIT_MS = 300_000
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f]*$")]
+EventId = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[0-9A-Za-z-]+$")]
+TimestampMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+DurationMs = Annotated[int, Meta(ge=0, le=30 * 24 * 3600 * 1000)]
+Query = Annotated[str, Meta(max_length=MAX_QUERY_CHARS)]
+Country = Annotated[str, Meta(pattern="^[A-Z]{2}$")]
+TaskName = Literal["search", "more_like_this", "pre_query"]
+
+Reason = Literal[
+    "malformed_json", "unknown_type", "invalid_field", "missing_field", "oversized", "empty", "future_timestamp", "poison"
+]
+REASONS: tuple[str, ...] = Reason.__args__  # type: ignore[attr-defined]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """What every engagement event carries. Fields that are not known here are ignored, so that producers may be newer than readers."""
+
+    topic: ClassVar[str]
+
+    event_id: EventId
+    user_id: Id
+    item_id: Id
+    event_ts_ms: TimestampMs
+    session_id: Id | None = None
+    ranking_id: Id | None = None
+    position: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    task: TaskName | None = None
+    query: Query | None = None
+    source_item_id: Id | None = None
+    country: Country | None = None
+
+
+class Play(Event, frozen=True, kw_only=True, tag="play"):
+    """A title was played for `watched_ms` of its `duration_ms`."""
+
+    topic: ClassVar[str] = topics.PLAYS
+
+    watched_ms: DurationMs
+    duration_ms: DurationMs
+
+
+class Click(Event, frozen=True, kw_only=True, tag="click"):
+    """A title was opened."""
+
+    topic: ClassVar[str] = topics.CLICKS
+
+
+class Thumb(Event, frozen=True, kw_only=True, tag="thumb"):
+    """A statement about a title; it replaces this user's earlier one, `none` takes it back."""
+
+    topic: ClassVar[str] = topics.THUMBS
+
+    value: Literal["up", "double_up", "down", "none"]
+
+
+class ServedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One returned position of a ranking, counted from 1 by its place in the list."""
+
+    item_id: Id
+    score: float
+    propensity: float = 1.0
+    features: bytes = b""
+
+
+class Ranking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="ranking"):
+    """An answer of the scorer: its context, its items in order with the packed float32 features that were used, and what was read."""
+
+    topic: ClassVar[str] = topics.RANKINGS
+
+    ranking_id: Id
+    user_id: Id
+    event_ts_ms: TimestampMs
+    task: TaskName
+    items: list[ServedItem]
+    session_id: Id | None = None
+    query: Query | None = None
+    source_item_id: Id | None = None
+    country: Country | None = None
+    model: str = ""
+    variant: str = "default"
+    contained: dict[str, dict[str, int]] = {}
+
+
+Engaged = Play | Click | Thumb
+_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    struct.topic: msgspec.json.Decoder(struct) for struct in (Play, Click, Thumb, Ranking)
+}
+_ENGAGED_DECODER: msgspec.json.Decoder[Engaged] = msgspec.json.Decoder(Engaged)
+_ENCODER = msgspec.json.Encoder()
+_THUMBS = {"up": ThumbValue.UP, "double_up": ThumbValue.DOUBLE_UP, "down": ThumbValue.DOWN, "none": ThumbValue.NONE}
+
+
+def encode_event(event: Event | Ranking) -> bytes:
+    """The JSON form of an event."""
+    return _ENCODER.encode(event)
+
+
+def decode_record(topic: str, value: bytes | None) -> Event | Ranking:
+    """The event that a topic's record holds; raises `InvalidEvent` with a reason code."""
+    return _decode(_DECODERS[topic], value)  # type: ignore[no-any-return]
+
+
+def decode_engaged(value: bytes | None) -> Engaged:
+    """The play, click or thumb in a body whose `type` says which; raises `InvalidEvent`."""
+    return _decode(_ENGAGED_DECODER, value)  # type: ignore[no-any-return]
+
+
+def convert_engaged(value: Any) -> Engaged:
+    """The play, click or thumb in already decoded JSON; raises `InvalidEvent`."""
+    try:
+        return _checked(msgspec.convert(value, Engaged))  # type: ignore[return-value]
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+
+
+def to_engagement(event: Event | Ranking, broker_ts_ms: int, future_limit_ms: int = FUTURE_LIMIT_MS) -> Engagement:
+    """The engagement in an event whose record the broker stamped `broker_ts_ms`.
+
+    Event time is min(`event_ts_ms`, `broker_ts_ms`); further ahead than `future_limit_ms` raises `InvalidEvent` (`future_timestamp`).
+    """
+    ahead_ms = event.event_ts_ms - broker_ts_ms
+    if ahead_ms > future_limit_ms:
+        raise InvalidEvent(
+            "future_timestamp", f"event_ts_ms is {ahead_ms} ms after the broker's time; at most {future_limit_ms} ms are clamped", "event_ts_ms"
+        )
+    query = normalise_query(event.query) if event.query is not None else None
+    ranking = isinstance(event, Ranking)
+    return Engagement(
+        kind=_kind(event),
+        event_id=event.ranking_id if ranking else event.event_id,
+        user_id=event.user_id,
+        event_ts_ms=min(event.event_ts_ms, broker_ts_ms),
+        item_id="" if ranking else event.item_id,
+        query=query or None,
+        source_item_id=event.source_item_id,
+        country=event.country,
+        watched_ms=event.watched_ms if isinstance(event, Play) else 0,
+        duration_ms=event.duration_ms if isinstance(event, Play) else 0,
+        thumb=_THUMBS[event.value] if isinstance(event, Thumb) else ThumbValue.NONE,
+        impressions=tuple(item.item_id for item in event.items) if ranking else (),
+    )
+
+
+def _kind(event: Event | Ranking) -> Kind:
+    match event:
+        case Play():
+            return Kind.PLAY
+        case Click():
+            return Kind.CLICK
+        case Thumb():
+            return Kind.THUMB
+        case _:
+            return Kind.IMPRESSION
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None) -> Any:
+    if value is None or not value:
+        raise InvalidEvent("empty", "the record has no value; an event is one JSON object")
+    if len(value) > MAX_EVENT_BYTES:
+        raise InvalidEvent("oversized", f"the record has {len(value)} bytes; an event has at most {MAX_EVENT_BYTES}")
+    try:
+        return _checked(decoder.decode(value))
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidEvent("malformed_json", f"the record is not JSON: {error}") from error
+
+
+def _checked(event: Any) -> Any:
+    if isinstance(event, Ranking) and not all(math.isfinite(item.score) for item in event.items):
+        raise InvalidEvent("invalid_field", "scores must be finite", "items[].score")
+    return event
+
+
+def _invalid(error: msgspec.ValidationError) -> InvalidEvent:
+    text = str(error)
+    rule, _, place = text.partition(" - at `$")
+    field = place.rstrip("`").lstrip(".") or None
+    if rule.startswith("Object missing required field"):
+        return InvalidEvent("missing_field", text, rule.split("`")[1])
+    if rule.startswith("Object contains unknown field"):
+        return InvalidEvent(text, rule.split("`")[1])
+    if rule.startswith("Invalid value") and field == "type":
+        return InvalidEvent("unknown_type", text, "type")
+    return InvalidEvent("invalid_field", text, field)

@@ -1,0 +1,67 @@
+"""Topics: their names, their settings and how they are created.
+
+Enters: settings. Leaves: topics on the broker. Called by the embedded stack, `nowrank topics create` and the producers.
+"""
+
+from dataclasses import dataclass
+
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from infra.errors import BrokerUnavailable
+from infra.settings import Settings
+
+PLAYS = "plays"
+CLICKS = "clicks"
+THUMBS = "thumbs"
+RANKINGS = "rankings"
+ITEMS = "items"
+DELTAS = "deltas"
+DEAD_LETTERS = "dead-letters"
+
+EVENT_TOPICS = (PLAYS, CLICKS, THUMBS, RANKINGS)
+WEEK_MS = 7 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """How a topic is created; `partitioned` topics get the configured number of partitions, the others one."""
+
+    name: str
+    partitioned: bool
+    configs: dict[str, str]
+
+
+_LOG = {"retention.ms": str(4 * WEEK_MS), "message.timestamp.type": "LogAppendTime"}
+TOPICS = (
+    *(TopicSpec(name, True, _LOG) for name in EVENT_TOPICS),
+    TopicSpec(DELTAS, True, {"retention.ms": str(8 * WEEK_MS)}),
+    TopicSpec(ITEMS, False, {"cleanup.policy": "compact"}),
+    TopicSpec(DEAD_LETTERS, False, {"retention.ms": str(4 * WEEK_MS)}),
+)
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create what is missing and return the names created; raises `BrokerUnavailable`."""
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka.split(","), request_timeout_ms=10_000)
+    except KafkaError as error:
+        raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
+    created = []
+    try:
+        existing = set(admin.list_topics())
+        for spec in TOPICS:
+            if spec.name in existing:
+                continue
+            partitions = settings.partitions if spec.partitioned else 1
+            topic = NewTopic(spec.name, partitions, settings.replication, topic_configs=spec.configs)
+            try:
+                admin.create_topics([topic])
+                created.append(spec.name)
+            except TopicAlreadyExistsError:
+                continue
+    except KafkaError as error:
+        raise BrokerUnavailable(f"topics could not be created at {settings.kafka!r}: {error}") from error
+    finally:
+        admin.close()
+    return created
