@@ -67,3 +67,8 @@ class Engagement(msgspec.Struct, frozen=True, kw_only=True):
     def watched_share(self) -> float:
         """The share of the title that was watched, in [0, 1]; 0 when the duration is unknown."""
         return min(1.0, self.watched_ms / self.duration_ms) if self.duration_ms > 0 else 0.0
+
+    @property
+    def completed(self) -> bool:
+        """Whether a play reached COMPLETED_SHARE of the title."""
+        return self.watched_share >= COMPLETED_SHARE

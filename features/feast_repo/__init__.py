@@ -1,0 +1,1 @@
+"""Feast's view of the online store: a feature repository generated from the registry."""

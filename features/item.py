@@ -1,0 +1,79 @@
+"""The `item` view: how much each title is engaged with, at three time scales.
+
+Enters: deltas of one item. Leaves: its state and the view's values. Called by stage 2, the replay and the scorer's near cache.
+"""
+
+from typing import Any
+
+import msgspec
+
+from features.decay import HALF_LIVES_MS, decay_factor
+from features.delta import Delta, Signal
+from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
+
+SIGNALS = ("impressions", "clicks", "plays", "completed_plays", "watched_ms", "thumbs_up", "thumbs_down")
+HALF_LIVES = tuple(HALF_LIVES_MS.values())
+SUMS = tuple(f"{signal}_{half_life}" for signal in SIGNALS for half_life in HALF_LIVES_MS)
+_WIDTH = len(HALF_LIVES)
+_SLOT = {Signal.IMPRESSION: 0, Signal.CLICK: 1, Signal.PLAY: 2, Signal.THUMB_UP: 5, Signal.THUMB_DOWN: 6}
+_COMPLETED, _WATCHED = 3, 4
+
+
+class ItemState(msgspec.Struct, array_like=True):
+    """Totals by signal and, for each signal and half-life, the decayed sum at `as_of_ms`, the newest event time folded."""
+
+    as_of_ms: int = 0
+    first_seen_ms: int = 0
+    totals: list[int] = msgspec.field(default_factory=lambda: [0] * len(SIGNALS))
+    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SUMS))
+    updated_ms: int = 0
+
+
+def fold_item(state: ItemState, delta: Delta) -> None:
+    """Add one delta, in place; any order gives the same state up to rounding (see `decay.py`)."""
+    at_ms = delta.event_ts_ms
+    if at_ms > state.as_of_ms:
+        if state.as_of_ms:
+            factors = [decay_factor(at_ms - state.as_of_ms, half_life) for half_life in HALF_LIVES] * len(SIGNALS)
+            state.sums = [total * factor for total, factor in zip(state.sums, factors, strict=True)]
+        state.as_of_ms = at_ms
+        weights = [1.0] * _WIDTH
+    else:
+        weights = [decay_factor(state.as_of_ms - at_ms, half_life) for half_life in HALF_LIVES]
+    state.first_seen_ms = min(state.first_seen_ms, at_ms) if state.first_seen_ms else at_ms
+    _add(state, _SLOT[delta.signal], delta.amount, weights)
+    if delta.watched_ms:
+        _add(state, _WATCHED, delta.amount * delta.watched_ms, weights)
+    if delta.completed:
+        _add(state, _COMPLETED, delta.amount, weights)
+
+
+def _add(state: ItemState, slot: int, amount: int, weights: list[float]) -> None:
+    state.totals[slot] += amount
+    begin = slot * _WIDTH
+    if state.totals[slot] == 0:
+        state.sums[begin : begin + _WIDTH] = [0.0] * _WIDTH
+        return
+    for index, weight in enumerate(weights, begin):
+        state.sums[index] += amount * weight
+
+
+def _values(state: ItemState) -> tuple[Any, ...]:
+    return (*state.sums, state.as_of_ms, state.first_seen_ms, msgspec.msgpack.encode(state))
+
+
+VIEW = ViewSpec(
+    name="item",
+    entity="item",
+    join_key="item_id",
+    ttl_s=90 * 24 * 3600,
+    features=(
+        *(FeatureSpec(f"item_{name}", DType.FLOAT64, 0.0, f"{name.rsplit('_', 1)[0].replace('_', ' ')}, decayed sum as of item_as_of_ms")
+          for name in SUMS),
+        FeatureSpec("item_as_of_ms", DType.INT64, 0, "event time at which the sums stand"),
+        FeatureSpec("item_first_seen_ms", DType.INT64, 0, "event time of the first engagement"),
+        packed_spec("item"),
+    ),
+    values=_values,
+    doc="engagement with a title by anybody",
+)

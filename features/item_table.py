@@ -1,0 +1,81 @@
+"""The item table: every known item as a slot in a few arrays.
+
+Enters: catalogue items and item rows. Leaves: slots to index the arrays with. Held by the scorer's near cache, and by the replay that makes
+training data; slot 0 is the null item, so that a missing item indexes to zeros.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.catalogue import Item
+from features.item import SUMS, ItemState
+from features.text import normalise_query
+from features.tokens import GENRE_BUCKETS, genre_token, text_tokens
+
+TITLE_TOKENS = 16
+ITEM_GENRES = 6
+
+
+class ItemTable:
+    """Arrays over slots; they grow by doubling, so read them through the attributes each time."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self.slot_by_id: dict[str, int] = {}
+        self.ids: list[str] = [""]
+        self.items: list[Item | None] = [None]
+        self.titles: list[str] = [""]
+        self.sums = np.zeros((capacity, len(SUMS)))
+        self.as_of_ms = np.zeros(capacity, np.int64)
+        self.first_seen_ms = np.zeros(capacity, np.int64)
+        self.title_tokens = np.zeros((capacity, TITLE_TOKENS), np.int64)
+        self.genre_tokens = np.zeros((capacity, ITEM_GENRES), np.int64)
+        self.genres = np.zeros((capacity, GENRE_BUCKETS), np.float32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def slot(self, item_id: str) -> int:
+        """The slot of an item, a new one if need be; amortised O(1)."""
+        slot = self.slot_by_id.get(item_id)
+        if slot is None:
+            slot = self.slot_by_id[item_id] = len(self.ids)
+            self.ids.append(item_id)
+            self.items.append(None)
+            self.titles.append("")
+            if slot >= len(self.sums):
+                self._grow()
+        return slot
+
+    def slots(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
+        """The slots of items that are in the table; 0 for ones that are not."""
+        find = self.slot_by_id.get
+        return np.fromiter((find(item_id, 0) for item_id in item_ids), np.int64)
+
+    def set_item(self, item: Item) -> int:
+        """Put a catalogue item in; returns its slot."""
+        slot = self.slot(item.item_id)
+        self.items[slot] = item
+        self.titles[slot] = normalise_query(item.title)
+        tokens = text_tokens(self.titles[slot], TITLE_TOKENS)
+        genres = [genre_token(genre) for genre in item.genres[:ITEM_GENRES]]
+        self.title_tokens[slot] = tokens + [0] * (TITLE_TOKENS - len(tokens))
+        self.genre_tokens[slot] = genres + [0] * (ITEM_GENRES - len(genres))
+        self.genres[slot] = 0.0
+        if genres:
+            self.genres[slot, genres] = 1.0 / np.sqrt(len(genres))
+        return slot
+
+    def set_state(self, slot: int, state: ItemState) -> None:
+        """Put an item row in."""
+        self.sums[slot] = state.sums
+        self.as_of_ms[slot] = state.as_of_ms
+        self.first_seen_ms[slot] = state.first_seen_ms
+
+    def _grow(self) -> None:
+        for name in ("sums", "as_of_ms", "first_seen_ms", "title_tokens", "genre_tokens", "genres"):
+            array = getattr(self, name)
+            grown = np.zeros((2 * len(array), *array.shape[1:]), array.dtype)
+            grown[: len(array)] = array
+            setattr(self, name, grown)

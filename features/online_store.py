@@ -1,0 +1,179 @@
+"""The online store: rows in Redis, read, and written by compare-and-set under a fence.
+
+Enters: keys and states. Leaves: rows, and whether a write was accepted. Called by both stages (`FencedStore`), and by tools and tests (`read_states`).
+
+The protocol: a row carries the offsets it contains (`_in`), a write succeeds only if they are still the ones that were read, and every call of a
+worker checks `generation`, a random value that the store got when it was first used. A store that was emptied has another one; a connection that
+broke is never opened again, because the store behind it may have been rolled back. In both cases the process ends and begins at its checkpoints.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from features.rows import (
+    CONTAINED_FIELD,
+    LOG_FIELD,
+    RowFamily,
+    decode_contained,
+    encode_contained,
+    encode_row,
+    restore_log_state,
+)
+from infra.errors import SettingsError, StoreFenced, StoreUnavailable
+
+GENERATION_KEY = b"nowrank:generation"
+CHECKPOINT_KEY = b"nowrank:checkpoint:"
+
+_READ = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED') end
+local rows = {}
+for i = 2, #KEYS do rows[i - 1] = redis.call('HMGET', KEYS[i], unpack(ARGV, 2)) end
+return rows
+"""
+_WRITE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED') end
+if (redis.call('HGET', KEYS[2], '_in') or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[2], unpack(ARGV, 3))
+return 1
+"""
+
+
+def parse_address(connection_string: str) -> dict[str, Any]:
+    """Host, port and options of Feast's form `host:port[,db=0][,password=...][,ssl=true]`; raises `SettingsError`."""
+    address, *options = connection_string.split(",")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise SettingsError(f"NOWRANK_REDIS is {connection_string!r}; it must be host:port[,db=0][,password=...]")
+    parsed: dict[str, Any] = {"host": host, "port": int(port)}
+    for option in options:
+        name, _, value = option.partition("=")
+        if name == "db" and value.isdigit():
+            parsed["db"] = int(value)
+        elif name in ("password", "username"):
+            parsed[name] = value
+        elif name == "ssl":
+            parsed["ssl"] = value.lower() == "true"
+        else:
+            raise SettingsError(f"NOWRANK_REDIS has the option {name!r}; known are db=NUMBER, username, password and ssl")
+    return parsed
+
+
+def connect(connection_string: str, timeout_s: float = 5.0) -> redis.Redis:
+    """A client that gives up after `timeout_s` and never retries by itself."""
+    return redis.Redis(
+        **parse_address(connection_string), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+    )
+
+
+@dataclass(slots=True)
+class Row:
+    """A row as it was read: its state, the offsets that it contains, and their bytes as stored ('' when the row does not exist)."""
+
+    family: RowFamily
+    key: bytes
+    state: Any
+    contained: dict[str, int]
+    stored: bytes = field(default=b"")
+
+
+class FencedStore:
+    """A worker's one connection to the store; raises `StoreFenced` once the store is not the one it began with."""
+
+    def __init__(self, connection_string: str, project: str, timeout_s: float = 5.0) -> None:
+        self.project = project
+        try:
+            self._client = redis.Redis(
+                **parse_address(connection_string),
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 0),
+                single_connection_client=True,  # connects here
+            )
+            self._client.set(GENERATION_KEY, uuid.uuid4().hex, nx=True)
+            self._generation: bytes = self._client.get(GENERATION_KEY)
+            self._read_sha = self._client.script_load(_READ)
+            self._write_sha = self._client.script_load(_WRITE)
+        except redis.RedisError as error:
+            raise StoreUnavailable(f"the online store at {connection_string!r} does not answer: {error}") from error
+        self._client.connection._connect = _never_again
+
+    def read_rows(self, family: RowFamily, values: Sequence[str]) -> list[Row]:
+        """The rows of `values`, in order; a missing one has a new state and contains nothing. One round trip."""
+        fields = [*family.packed_fields, LOG_FIELD, CONTAINED_FIELD]
+        keys = [family.key(value, self.project) for value in values]
+        replies = self._call(self._read_sha, [GENERATION_KEY, *keys], [self._generation, *fields])
+        return [_to_row(family, key, reply) for key, reply in zip(keys, replies, strict=True)]
+
+    def write_rows(self, rows: Iterable[Row]) -> list[bool]:
+        """Write each row if the stored one still contains what was read; False where another writer was first. One round trip."""
+        rows = list(rows)
+        try:
+            pipeline = self._client.pipeline(transaction=False)
+            for row in rows:
+                fields = encode_row(row.family, row.state, row.contained)
+                pipeline.evalsha(self._write_sha, 2, GENERATION_KEY, row.key, self._generation, row.stored, *fields)
+            accepted = pipeline.execute()
+        except redis.RedisError as error:
+            raise StoreFenced(f"the online store refused a write: {error}") from error
+        for row, is_accepted in zip(rows, accepted, strict=True):
+            if is_accepted:
+                row.stored = encode_contained(row.contained)
+        return [bool(value) for value in accepted]
+
+    def read_checkpoints(self, stage: str) -> dict[str, bytes]:
+        """The checkpoint of each log that `stage` has written."""
+        try:
+            self._check_fence()
+            return {log.decode(): value for log, value in self._client.hgetall(CHECKPOINT_KEY + stage.encode()).items()}
+        except redis.RedisError as error:
+            raise StoreFenced(f"the online store lost its connection: {error}") from error
+
+    def write_checkpoints(self, stage: str, checkpoints: dict[str, bytes]) -> None:
+        """Move the checkpoints of `stage`; without any, only check the fence."""
+        fields = [part for log, value in checkpoints.items() for part in (log.encode(), value)]
+        if not fields:
+            self._check_fence()
+            return
+        key = CHECKPOINT_KEY + stage.encode()
+        stored = self._call(self._write_sha, [GENERATION_KEY, key], [self._generation, b"", *fields])
+        if not stored:
+            raise StoreFenced(f"the checkpoint {key!r} is not one: it holds the field '_in'")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _check_fence(self) -> None:
+        self._call(self._read_sha, [GENERATION_KEY], [self._generation])
+
+    def _call(self, sha: str, keys: list[bytes], args: list[bytes]) -> Any:
+        try:
+            return self._client.evalsha(sha, len(keys), *keys, *args)
+        except redis.RedisError as error:
+            raise StoreFenced(f"the online store is not the one this process began with, or is gone: {error}") from error
+
+
+def _never_again(*_: object, **__: object) -> None:
+    raise StoreFenced("the connection to the online store broke; the store behind it may be an older one")
+
+
+def _to_row(family: RowFamily, key: bytes, reply: list[bytes | None]) -> Row:
+    *packed, log_state, stored = reply
+    state = family.decode(packed)
+    if family.log_state is not None:
+        restore_log_state(state, log_state)
+    return Row(family, key, state, decode_contained(stored), stored or b"")
+
+
+def read_states(client: redis.Redis, project: str, wanted: Sequence[tuple[RowFamily, str]]) -> list[Any]:
+    """The states of (family, entity value) pairs, in order, in one round trip; a missing row gives a new state."""
+    pipeline = client.pipeline(transaction=False)
+    for family, value in wanted:
+        pipeline.hmget(family.key(value, project), family.packed_fields)
+    return [family.decode(reply) for (family, _), reply in zip(wanted, pipeline.execute(), strict=True)]

@@ -1,0 +1,45 @@
+"""The feature registry: every view and feature, in order; the single truth that everything else is generated from.
+
+Enters: the family files. Leaves: `VIEWS`, `FEATURES`, `schema_hash()`. Read by rows, Feast definitions, vectors, artifacts and documentation.
+"""
+
+import hashlib
+import json
+
+from features import country, item, query, session, source_item, user_history
+from features.spec import FeatureSpec, ViewSpec
+
+VIEWS: tuple[ViewSpec, ...] = (session.VIEW, user_history.VIEW, item.VIEW, query.VIEW, source_item.VIEW, country.VIEW)
+VIEWS_BY_NAME: dict[str, ViewSpec] = {view.name: view for view in VIEWS}
+FEATURES: tuple[FeatureSpec, ...] = tuple(feature for view in VIEWS for feature in view.features)
+
+
+def registry_document() -> list[dict[str, object]]:
+    """The registry as plain data, in order: what the golden file and the schema hash hold."""
+    return [
+        {
+            "view": view.name,
+            "entity": view.entity,
+            "join_key": view.join_key,
+            "ttl_s": view.ttl_s,
+            "features": [{"name": feature.name, "dtype": feature.dtype.value} for feature in view.features],
+        }
+        for view in VIEWS
+    ]
+
+
+def schema_hash(columns: tuple[str, ...]) -> str:
+    """The hash of the registry and of the model's input columns: an artifact made for another one is refused."""
+    document = {"views": registry_document(), "columns": columns}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def feature_table() -> str:
+    """The Markdown table of `docs/features.md`."""
+    lines = ["| view | keyed by | feature | type | meaning |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| `{view.name}` | `{view.join_key}` | `{feature.name}` | {feature.dtype.value} | {feature.doc} |"
+        for view in VIEWS
+        for feature in view.features
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,100 @@
+"""Top targets of a key: the titles engaged most for a query, from a source title or in a country.
+
+Enters: deltas of one key. Leaves: its bounded state and the view's values. Called through `query.py`, `source_item.py` and `country.py`.
+
+Bound: a row holds at most 2 * CAPACITY targets. When one more comes, the CAPACITY with the greatest decayed engagement (at the row's newest event
+time, ties by id) stay. A target that is evicted and comes back starts from nothing, so its sum is too low by at most the smallest engagement
+that was kept when it left.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from features.decay import add_decayed, decay_factor
+from features.delta import Delta, Signal
+from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
+
+CAPACITY = 100
+SIGNALS = ("impressions", "clicks", "plays")
+_FOLDED = (Signal.IMPRESSION, Signal.CLICK, Signal.PLAY)
+
+
+class Target(msgspec.Struct, array_like=True):
+    """One target's totals and decayed sums by signal, each sum at `as_of_ms`."""
+
+    as_of_ms: int
+    totals: list[int]
+    sums: list[float]
+
+
+class TopTargetsState(msgspec.Struct, array_like=True):
+    """The targets of one key, and the newest event time folded."""
+
+    as_of_ms: int = 0
+    targets: dict[str, Target] = msgspec.field(default_factory=dict)
+    updated_ms: int = 0
+
+
+def engagement_at(target: Target, at_ms: int, half_life_ms: int) -> float:
+    """Clicks and plays of a target, decayed to `at_ms`; impressions are no engagement."""
+    return (target.sums[1] + target.sums[2]) * decay_factor(at_ms - target.as_of_ms, half_life_ms)
+
+
+def fold_top_targets(state: TopTargetsState, delta: Delta, half_life_ms: int) -> None:
+    """Add one delta, in place."""
+    slot = _FOLDED.index(delta.signal)
+    state.as_of_ms = max(state.as_of_ms, delta.event_ts_ms)
+    target = state.targets.get(delta.item_id)
+    if target is None:
+        target = state.targets[delta.item_id] = Target(delta.event_ts_ms, [0] * len(SIGNALS), [0.0] * len(SIGNALS))
+    if delta.event_ts_ms > target.as_of_ms:
+        factor = decay_factor(delta.event_ts_ms - target.as_of_ms, half_life_ms)
+        target.sums = [total * factor for total in target.sums]
+        target.as_of_ms = delta.event_ts_ms
+    target.totals[slot] += delta.amount
+    target.sums[slot], _ = add_decayed(target.sums[slot], target.as_of_ms, delta.amount, delta.event_ts_ms, half_life_ms)
+    if len(state.targets) > 2 * CAPACITY:
+        kept = ranked_targets(state, half_life_ms)[:CAPACITY]
+        state.targets = dict(sorted(kept))
+
+
+def ranked_targets(state: TopTargetsState, half_life_ms: int) -> list[tuple[str, Target]]:
+    """All targets, the most engaged first, ties by id."""
+    return sorted(state.targets.items(), key=lambda pair: (-engagement_at(pair[1], state.as_of_ms, half_life_ms), pair[0]))
+
+
+def top_targets_view(name: str, join_key: str, half_life_ms: int, half_life_name: str, ttl_s: int, doc: str) -> ViewSpec:
+    """The view of one family of top lists."""
+
+    def values(state: TopTargetsState) -> tuple[Any, ...]:
+        top = ranked_targets(state, half_life_ms)[:CAPACITY]
+        sums = [
+            [target.sums[slot] * decay_factor(state.as_of_ms - target.as_of_ms, half_life_ms) for _, target in top] for slot in range(len(SIGNALS))
+        ]
+        return ([item_id for item_id, _ in top], *sums, state.as_of_ms, msgspec.msgpack.encode(state))
+
+    return ViewSpec(
+        name=name,
+        entity=name,
+        join_key=join_key,
+        ttl_s=ttl_s,
+        features=(
+            FeatureSpec(f"{name}_items", DType.STRINGS, [], "the top targets, most engaged first"),
+            *(FeatureSpec(f"{name}_{signal}_{half_life_name}", DType.FLOAT64S, [], f"their {signal}, decayed sums as of {name}_as_of_ms") for signal in SIGNALS),
+            FeatureSpec(f"{name}_as_of_ms", DType.INT64, 0, "event time at which the sums stand"),
+            packed_spec(name),
+        ),
+        values=values,
+        doc=doc,
+    )
+
+
+def fold_with(half_life_ms: int) -> Callable[[TopTargetsState, Delta], None]:
+    """The fold of a family with this half-life."""
+
+    def fold(state: TopTargetsState, delta: Delta) -> None:
+        fold_top_targets(state, delta, half_life_ms)
+
+    return fold

@@ -1,0 +1,59 @@
+"""The `user_history` view: what the user has always liked.
+
+Enters: a user's state. Leaves: the view's values. Called by stage 1 and `vector.py`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
+from features.user import UserState
+
+SHOWN = 100
+
+
+def top_titles(state: UserState, now_ms: int, count: int) -> list[tuple[str, float]]:
+    """The `count` titles of greatest weight at `now_ms`, ties by id."""
+    return heaviest_titles(state.title_weights(now_ms), count)
+
+
+def heaviest_titles(weights: dict[str, float], count: int) -> list[tuple[str, float]]:
+    """The `count` titles of greatest weight, ties by id."""
+    pairs: Iterable[tuple[str, float]] = weights.items()
+    if len(weights) > 2 * count:
+        least = sorted(weights.values())[-count]
+        pairs = [pair for pair in pairs if pair[1] >= least]
+    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:count]
+
+
+def _values(state: UserState) -> tuple[Any, ...]:
+    top = top_titles(state, state.as_of_ms, SHOWN)
+    thumbs = sorted(state.active_thumbs().items())
+    return (
+        [item_id for item_id, _ in top],
+        [weight for _, weight in top],
+        [item_id for item_id, _ in thumbs],
+        [int(thumb) for _, thumb in thumbs],
+        state.as_of_ms,
+        msgspec.msgpack.encode(state.logs),
+    )
+
+
+VIEW = ViewSpec(
+    name="user_history",
+    entity="user",
+    join_key="user_id",
+    ttl_s=365 * 24 * 3600,
+    features=(
+        FeatureSpec("user_history_items", DType.STRINGS, [], f"the {SHOWN} titles of greatest decayed weight, the heaviest first"),
+        FeatureSpec("user_history_weights_14d", DType.FLOAT64S, [], "their weights as of user_history_as_of_ms"),
+        FeatureSpec("user_history_thumb_items", DType.STRINGS, [], "titles with a thumb in force"),
+        FeatureSpec("user_history_thumbs", DType.INT64S, [], "their thumbs: 1 up, 2 double up, -1 down"),
+        FeatureSpec("user_history_as_of_ms", DType.INT64, 0, "event time of the newest engagement"),
+        packed_spec("user_history"),
+    ),
+    values=_values,
+    doc="decayed weight by title, and the thumbs in force",
+)

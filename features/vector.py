@@ -1,0 +1,221 @@
+"""The vector: rows and context become the numbers that the model sees, the same for training and serving.
+
+Enters: the item table, candidate slots and a `Context`. Leaves: an (N, F) float32 matrix, one row per candidate. Called by the scorer and the
+replay. Pure: time comes in as `now_ms`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.fuzz import partial_ratio
+from rapidfuzz.process import cdist
+
+from features import country, query, source_item
+from features.decay import HALF_LIVES_MS
+from features.engagement import Kind, Task
+from features.item import HALF_LIVES, SIGNALS
+from features.item_table import ItemTable
+from features.session import current_session
+from features.top_targets import TopTargetsState
+from features.user import Moment, UserState
+from features.user_history import heaviest_titles
+
+Part = Literal["context", "long", "short"]
+Matrix = NDArray[np.float32]
+Slots = NDArray[np.int64]
+
+COUNTED = ("impressions", "clicks", "plays", "thumbs_up", "thumbs_down")
+_THUMB = int(Kind.THUMB)
+_HALF_LIVES_MS = np.array(HALF_LIVES)
+_COUNTED = [SIGNALS.index(signal) for signal in COUNTED]
+_PLAYS, _COMPLETED, _THUMBS_UP = (SIGNALS.index(signal) for signal in ("plays", "completed_plays", "thumbs_up"))
+HISTORY_TITLES = 50
+PRIOR_PLAYS = 10.0
+PRIOR_COMPLETION_RATIO = 0.5
+PRIOR_THUMBS_UP_RATIO = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the vector and the part of the answer that it explains."""
+
+    name: str
+    part: Part
+
+
+COLUMNS: tuple[Column, ...] = (
+    *(Column(f"item_{signal}_{half_life}", "context") for signal in COUNTED for half_life in HALF_LIVES_MS),
+    Column("item_completion_rate", "context"),
+    Column("item_thumbs_up_rate", "context"),
+    Column("item_age_days", "context"),
+    Column("query_clicks", "context"),
+    Column("query_plays", "context"),
+    Column("source_item_clicks", "context"),
+    Column("source_item_plays", "context"),
+    Column("country_clicks", "context"),
+    Column("country_plays", "context"),
+    Column("title_exact", "context"),
+    Column("title_prefix", "context"),
+    Column("title_word_prefix", "context"),
+    Column("title_fuzzy", "context"),
+    Column("source_genres", "context"),
+    Column("source_similarity", "context"),
+    Column("user_title_weight", "long"),
+    Column("user_thumb", "long"),
+    Column("user_genres", "long"),
+    Column("user_similarity", "long"),
+    Column("session_engagements", "short"),
+    Column("session_genres", "short"),
+    Column("session_similarity", "short"),
+)
+COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything about a request that is not a candidate. `query` is normalised. Rows that could not be read are None.
+
+    What is derived from the user's state is computed once, so the state must not change while its context is in use.
+    """
+
+    task: Task
+    now_ms: int
+    user: UserState = field(default_factory=UserState)
+    query: str | None = None
+    source_item_id: str | None = None
+    country: str | None = None
+    query_targets: TopTargetsState | None = None
+    source_targets: TopTargetsState | None = None
+    country_targets: TopTargetsState | None = None
+
+    @cached_property
+    def session(self) -> list[Moment]:
+        """The engagements of the user's open session, oldest first."""
+        return current_session(self.user.recent, self.now_ms)
+
+    @cached_property
+    def title_weights(self) -> dict[str, float]:
+        """The decayed weight of every title that the user engaged."""
+        return self.user.title_weights(self.now_ms)
+
+    @cached_property
+    def heaviest_titles(self) -> list[tuple[str, float]]:
+        """The HISTORY_TITLES titles of greatest weight, the heaviest first."""
+        return heaviest_titles(self.title_weights, HISTORY_TITLES)
+
+
+@dataclass(frozen=True, slots=True)
+class Similarities:
+    """Each candidate's item-to-item score (N,) with the source item, the titles of the history and those of the session."""
+
+    source: Matrix
+    history: Matrix
+    session: Matrix
+
+
+def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: Similarities | None) -> Matrix:
+    """The (N, F) matrix of COLUMNS for the candidates in `slots`; about 0.5 ms for 500 candidates."""
+    nothing = np.zeros(len(slots), np.float32)
+    similar = similarities or Similarities(nothing, nothing, nothing)
+    ids = [table.ids[slot] for slot in slots.tolist()]
+    weights = context.title_weights
+    counts = _session_counts(context.session)
+    profiles = (
+        table.genres[table.slot_by_id.get(context.source_item_id or "", 0)],
+        genre_profile(table, *_slots_and_weights(table, weights)),
+        genre_profile(table, *_slots_and_weights(table, counts)),
+    )
+    source_genres, user_genres, session_genres = (table.genres[slots] @ np.stack(profiles, axis=1)).T
+    parts = [
+        *item_columns(table, slots, context.now_ms),
+        *_target_columns(ids, context.query_targets, context.now_ms, query.HALF_LIFE_MS),
+        *_target_columns(ids, context.source_targets, context.now_ms, source_item.HALF_LIFE_MS),
+        *_target_columns(ids, context.country_targets, context.now_ms, country.HALF_LIFE_MS),
+        *lexical_columns(table, slots, context.query),
+        source_genres,
+        similar.source,
+        _by_id(ids, weights),
+        _by_id(ids, _thumbs(context.user)),
+        user_genres,
+        similar.history,
+        _by_id(ids, counts),
+        session_genres,
+        similar.session,
+    ]
+    matrix = np.empty((len(slots), len(parts)), np.float32)
+    for column, part in enumerate(parts):
+        matrix[:, column] = part
+    return matrix
+
+
+def item_columns(table: ItemTable, slots: Slots, now_ms: int) -> list[Matrix]:
+    """The decayed counts at `now_ms` as log1p, the smoothed rates and the age."""
+    ages_ms = np.maximum(now_ms - table.as_of_ms[slots], 0)[:, None]
+    factors = np.exp2(-ages_ms / _HALF_LIVES_MS)
+    sums = np.maximum(table.sums[slots].reshape(len(slots), len(SIGNALS), len(HALF_LIVES)) * factors[:, None, :], 0.0)
+    counted = np.log1p(sums[:, _COUNTED, :]).reshape(len(slots), -1)
+    plays, completed, thumbs_up = sums[:, _PLAYS, -1], sums[:, _COMPLETED, -1], sums[:, _THUMBS_UP, -1]
+    first_seen_ms = table.first_seen_ms[slots]
+    age_days = np.where(first_seen_ms > 0, np.maximum(now_ms - first_seen_ms, 0) / 86_400_000, 0.0)
+    return [
+        *counted.T,
+        (completed + PRIOR_PLAYS * PRIOR_COMPLETION_RATIO) / (plays + PRIOR_PLAYS),
+        (thumbs_up + PRIOR_PLAYS * PRIOR_THUMBS_UP_RATIO) / (plays + PRIOR_PLAYS),
+        np.log1p(age_days),
+    ]
+
+
+def lexical_columns(table: ItemTable, slots: Slots, text: str | None) -> list[Matrix]:
+    """Does the title equal the query, begin with it, have a word that begins with it, and how alike are they (0..1)?"""
+    if not text:
+        return [np.zeros(len(slots), np.float32)] * 4
+    titles = [table.titles[slot] for slot in slots]
+    inner = f" {text}"
+    exact = np.fromiter((title == text for title in titles), np.float32, len(titles))
+    prefix = np.fromiter((title.startswith(text) for title in titles), np.float32, len(titles))
+    word_prefix = np.fromiter((title.startswith(text) or inner in title for title in titles), np.float32, len(titles))
+    return [exact, prefix, word_prefix, cdist([text], titles, scorer=partial_ratio, dtype=np.float32)[0] / 100]
+
+
+def _target_columns(ids: list[str], state: TopTargetsState | None, now_ms: int, half_life_ms: int) -> Matrix:
+    columns = np.zeros((2, len(ids)), np.float32)
+    if state is not None and state.targets:
+        for index, target in enumerate(map(state.targets.get, ids)):
+            if target is not None:
+                factor = 2.0 ** (-max(0, now_ms - target.as_of_ms) / half_life_ms)
+                columns[:, index] = max(0.0, target.sums[1]) * factor, max(0.0, target.sums[2]) * factor
+        np.log1p(columns, out=columns)
+    return columns
+
+
+def _by_id(ids: list[str], values: Mapping[str, float]) -> Matrix:
+    find = values.get
+    return np.fromiter((find(item_id, 0.0) for item_id in ids), np.float32, len(ids))
+
+
+def _thumbs(user: UserState) -> dict[str, int]:
+    return {item_id: memory.thumb for log in user.logs.values() for item_id, memory in log.thumbs.items() if memory.thumb}
+
+
+def _session_counts(session: list[Moment]) -> dict[str, float]:
+    """Engagements by title in the session; a thumb down counts against it."""
+    counts: dict[str, float] = {}
+    for moment in session:
+        sign = -1.0 if moment.kind == _THUMB and moment.value < 0 else 1.0
+        counts[moment.item_id] = counts.get(moment.item_id, 0.0) + sign
+    return counts
+
+
+def _slots_and_weights(table: ItemTable, weights: dict[str, float]) -> tuple[Slots, Matrix]:
+    return table.slots(weights), np.fromiter(weights.values(), np.float32, len(weights))
+
+
+def genre_profile(table: ItemTable, slots: Slots, weights: Matrix) -> Matrix:
+    """The (G,) unit vector of the genres of `slots`, each with its weight; zeros when there is none."""
+    profile = weights @ table.genres[slots]
+    length = float(np.linalg.norm(profile))
+    return profile / length if length > 0 else profile  # type: ignore[no-any-return]

@@ -1,0 +1,61 @@
+"""The delta log: what stage 1 hands to stage 2.
+
+Enters: deltas with the place of the event they come from. Leaves: messages on the `deltas` topic, each for one partition. Called by stage 1 (encode,
+send) and stage 2 (decode).
+
+A partition gets its messages one at a time and in the order of the events: a delta is a repeat exactly when its source's (offset, ordinal) is not
+higher than the highest one already in the log.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from zlib import crc32
+
+import msgspec
+
+from features.delta import Delta
+
+MAX_DELTAS_PER_MESSAGE = 4000
+SendMessage = Callable[[int, bytes], Awaitable[None]]
+
+
+class SourcedDelta(msgspec.Struct, array_like=True, frozen=True):
+    """A delta, the log and offset of its event, and its place among the event's deltas."""
+
+    log: str
+    offset: int
+    ordinal: int
+    delta: Delta
+
+
+_DECODER = msgspec.msgpack.Decoder(list[SourcedDelta])
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def encode_deltas(deltas: list[SourcedDelta]) -> bytes:
+    """The message that carries these deltas."""
+    return _ENCODER.encode(deltas)
+
+
+def decode_deltas(message: bytes) -> list[SourcedDelta]:
+    """The deltas of a message; raises `msgspec.DecodeError` or `msgspec.ValidationError`."""
+    return _DECODER.decode(message)
+
+
+def partition_of(delta: Delta, partitions: int) -> int:
+    """The partition that owns a delta's row; the same in every process and version."""
+    return crc32(f"{int(delta.entity)}:{delta.key}".encode()) % partitions
+
+
+async def send_deltas(deltas: Iterable[SourcedDelta], partitions: int, send: SendMessage) -> int:
+    """Send to each partition its deltas in order, one acknowledged message after the other; returns how many deltas were sent."""
+    by_partition: dict[int, list[SourcedDelta]] = {}
+    for sourced in deltas:
+        by_partition.setdefault(partition_of(sourced.delta, partitions), []).append(sourced)
+
+    async def send_one_partition(partition: int, own: list[SourcedDelta]) -> None:
+        for begin in range(0, len(own), MAX_DELTAS_PER_MESSAGE):
+            await send(partition, encode_deltas(own[begin : begin + MAX_DELTAS_PER_MESSAGE]))
+
+    await asyncio.gather(*(send_one_partition(partition, own) for partition, own in by_partition.items()))
+    return sum(map(len, by_partition.values()))

@@ -1,0 +1,158 @@
+"""Stage 1: events become user rows and deltas.
+
+Enters: records of the event topics. Leaves: user rows (views `session` and `user_history`), deltas, dead letters, checkpoints. Called by `app.py` with one
+batch at a time.
+
+One batch: decode, dead-letter what is invalid, read the users' rows, fold, send the deltas, await their acknowledgement, write the rows, write the
+checkpoints. A crash between any two steps repeats the batch; what a row contains already folds into nothing, and repeated deltas are recognised by
+stage 2. What cannot go on raises, and ends the process.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from features.engagement import Coordinate, Engagement
+from features.online_store import FencedStore, Row
+from features.rows import USER
+from features.user import Folded, fold_user
+from infra.clock import monotonic_s, now_ms
+from infra.errors import InvalidEvent
+from infra.metrics import Metrics
+from streams.dead_letters import DeadLetter
+from streams.deltas import SourcedDelta
+from streams.events import decode_record, to_engagement
+from streams.stage import Record, RowCache, SharedStore, write_until_accepted
+
+STAGE = "session"
+FRESH_WHEN_PRODUCED_MS = 10_000
+LATE_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A record and the engagement in it."""
+
+    record: Record
+    coordinate: Coordinate
+    engagement: Engagement
+
+
+class SessionStage:
+    """Stage 1 of one worker; `send_deltas` and `send_dead_letters` return once the broker has acknowledged."""
+
+    def __init__(
+        self,
+        store: SharedStore,
+        send_deltas: Callable[[list[SourcedDelta]], Awaitable[int]],
+        send_dead_letters: Callable[[list[DeadLetter]], Awaitable[None]],
+        metrics: Metrics,
+        future_limit_ms: int,
+    ) -> None:
+        self._store = store
+        self._send_deltas = send_deltas
+        self._send_dead_letters = send_dead_letters
+        self._metrics = metrics
+        self._future_limit_ms = future_limit_ms
+        self._cache = RowCache(store, STAGE, metrics)
+        self.next_offsets: dict[str, int] = {}
+
+    def begin(self, checkpoints: dict[str, bytes]) -> dict[str, int]:
+        """Forget the cache and return the next offset of each log that has a checkpoint; called at every assignment."""
+        self._cache.clear()
+        self.next_offsets = {log: msgspec.msgpack.decode(value, type=int) for log, value in checkpoints.items()}
+        return self.next_offsets
+
+    async def apply(self, records: list[Record]) -> None:
+        """Fold one batch, in the order of `records`."""
+        began_s = monotonic_s()
+        decoded, dead = self._decode(records)
+        await self._cache.load((USER, one.engagement.user_id) for one in decoded)
+        deltas, changed, poison = self._fold(decoded)
+        while poison is not None:
+            dead.append(poison[1])
+            decoded.remove(poison[0])
+            self._cache.clear()
+            await self._cache.load((USER, one.engagement.user_id) for one in decoded)
+            deltas, changed, poison = self._fold(decoded)
+        if dead:
+            await self._send_dead_letters(dead)
+            for letter in dead:
+                self._metrics.count("nowrank_worker_dead_letters_total", reason=letter.reason)
+        if deltas:
+            self._metrics.count("nowrank_worker_deltas_total", await self._send_deltas(deltas))
+        await self._write(decoded, changed)
+        for record in records:
+            self.next_offsets[record.log] = max(self.next_offsets.get(record.log, 0), record.offset + 1)
+        checkpoints = {log: msgspec.msgpack.encode(self.next_offsets[log]) for log in {record.log for record in records}}
+        await self._store.call(FencedStore.write_checkpoints, STAGE, checkpoints)
+        self._cache.trim()
+        self._measure(records, decoded, began_s)
+
+    def _decode(self, records: list[Record]) -> tuple[list[Decoded], list[DeadLetter]]:
+        decoded, dead = [], []
+        for record in records:
+            try:
+                event = decode_record(record.topic, record.value)
+                engagement = to_engagement(event, record.broker_ts_ms, self._future_limit_ms)
+            except InvalidEvent as error:
+                dead.append(DeadLetter.of(record, error.reason, error.message))
+                continue
+            if event.event_ts_ms > record.broker_ts_ms:
+                self._metrics.count("nowrank_worker_clamped_events_total")
+            decoded.append(Decoded(record, Coordinate(record.log, record.offset), engagement))
+        return decoded, dead
+
+    def _fold(self, decoded: list[Decoded]) -> tuple[list[SourcedDelta], list[str], tuple[Decoded, DeadLetter] | None]:
+        """The deltas in order and the users whose rows changed; or the record whose fold broke."""
+        deltas: list[SourcedDelta] = []
+        changed: dict[str, None] = {}
+        for one in decoded:
+            row = self._cache.get(USER, one.engagement.user_id)
+            try:
+                folded = _fold_into(row, one)
+            except Exception as error:  # noqa: BLE001 - whatever breaks a fold is a property of the record: a dead letter, not a crash loop
+                return [], [], (one, DeadLetter.of(one.record, "poison", f"{type(error).__name__}: {error}"))
+            if folded is None or folded.duplicate:
+                self._metrics.count("nowrank_worker_duplicates_total", stage=STAGE)
+            if folded is not None:
+                changed[one.engagement.user_id] = None
+                deltas += [SourcedDelta(*one.coordinate, ordinal, delta) for ordinal, delta in enumerate(folded.deltas)]
+        return deltas, list(changed), None
+
+    async def _write(self, decoded: list[Decoded], changed: list[str]) -> None:
+        def refold(row: Row, user_id: str) -> bool:
+            own = [one for one in decoded if one.engagement.user_id == user_id]
+            return any([_fold_into(row, one) is not None for one in own])
+
+        if changed:
+            await write_until_accepted(self._store, self._cache, [(USER, user_id) for user_id in changed], refold, self._metrics, STAGE)
+
+    def _measure(self, records: list[Record], decoded: list[Decoded], began_s: float) -> None:
+        readable_ms = now_ms()
+        for one in decoded:
+            engagement, record = one.engagement, one.record
+            self._metrics.count("nowrank_worker_events_total", kind=engagement.kind.name.lower())
+            if record.broker_ts_ms - engagement.event_ts_ms > LATE_MS:
+                self._metrics.count("nowrank_worker_late_events_total")
+            if record.broker_ts_ms - engagement.event_ts_ms <= FRESH_WHEN_PRODUCED_MS:
+                freshness_s = max(0, readable_ms - engagement.event_ts_ms) / 1000
+                self._metrics.observe("nowrank_worker_freshness_seconds", freshness_s, view="session")
+            else:
+                self._metrics.count("nowrank_worker_backfill_events_total", view="session")
+        for record in records:
+            self._metrics.count("nowrank_worker_records_total", topic=record.topic)
+        self._metrics.observe("nowrank_worker_batch_records", len(records), stage=STAGE)
+        self._metrics.observe("nowrank_worker_batch_seconds", monotonic_s() - began_s, stage=STAGE)
+        self._metrics.set("nowrank_worker_last_batch_timestamp_seconds", readable_ms / 1000, stage=STAGE)
+
+
+def _fold_into(row: Row, one: Decoded) -> Folded | None:
+    """Fold a record into its user's row; None when the row contains it already."""
+    log, offset = one.coordinate
+    if row.contained.get(log, -1) >= offset:
+        return None
+    folded = fold_user(row.state, one.coordinate, one.engagement)
+    row.contained[log] = offset
+    return folded
