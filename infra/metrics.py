@@ -75,6 +75,7 @@ class Metrics:
         self._metrics: dict[str, Counter | Gauge | Histogram] = {
             spec.name: _create(spec, self.registry) for spec in CATALOGUE if spec.name.startswith(prefix)
         }
+        self._children: dict[tuple[object, ...], Counter | Gauge | Histogram] = {}
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a counter."""
@@ -89,6 +90,13 @@ class Metrics:
         self._child(name, Gauge, labels).set(value)
 
     def _child(self, name: str, kind: type, labels: dict[str, str]):  # type: ignore[no-untyped-def]
+        key = (name, kind, *labels.values())
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._new_child(name, kind, labels)
+        return child
+
+    def _new_child(self, name: str, kind: type, labels: dict[str, str]):  # type: ignore[no-untyped-def]
         metric = self._metrics[name]
         if not isinstance(metric, kind):
             raise TypeError(f"{name} is a {_BY_NAME[name].kind}, not a {kind.__name__.lower()}")

@@ -19,12 +19,12 @@ MAX_ID_CHARS = 128
 MAX_EVENT_BYTES = 64 * 1024
 FUTURE_LIMIT_MS = 300_000
 
-Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f]*$")]
-EventId = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[0-9A-Za-z-]+$")]
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
+EventId = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[0-9A-Za-z-]+$(?!\n)")]
 TimestampMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 DurationMs = Annotated[int, Meta(ge=0, le=30 * 24 * 3600 * 1000)]
 Query = Annotated[str, Meta(max_length=MAX_QUERY_CHARS)]
-Country = Annotated[str, Meta(pattern="^[A-Z]{2}$")]
+Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)")]
 TaskName = Literal["search", "more_like_this", "pre_query"]
 
 Reason = Literal[
@@ -131,7 +131,7 @@ def convert_engaged(value: Any) -> Engaged:
     try:
         return _checked(msgspec.convert(value, Engaged))  # type: ignore[return-value]
     except msgspec.ValidationError as error:
-        raise _invalid(error) from error
+        raise invalid_event(error) from error
 
 
 def to_engagement(event: Event | Ranking, broker_ts_ms: int, future_limit_ms: int = FUTURE_LIMIT_MS) -> Engagement:
@@ -182,7 +182,7 @@ def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None) -> Any:
     try:
         return _checked(decoder.decode(value))
     except msgspec.ValidationError as error:
-        raise _invalid(error) from error
+        raise invalid_event(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEvent("malformed_json", f"the record is not JSON: {error}") from error
 
@@ -193,14 +193,15 @@ def _checked(event: Any) -> Any:
     return event
 
 
-def _invalid(error: msgspec.ValidationError) -> InvalidEvent:
+def invalid_event(error: msgspec.ValidationError) -> InvalidEvent:
+    """What a failed validation says, as a reason code, a message and the field."""
     text = str(error)
     rule, _, place = text.partition(" - at `$")
     field = place.rstrip("`").lstrip(".") or None
     if rule.startswith("Object missing required field"):
         return InvalidEvent("missing_field", text, rule.split("`")[1])
     if rule.startswith("Object contains unknown field"):
-        return InvalidEvent(text, rule.split("`")[1])
+        return InvalidEvent("invalid_field", text, rule.split("`")[1])
     if rule.startswith("Invalid value") and field == "type":
         return InvalidEvent("unknown_type", text, "type")
     return InvalidEvent("invalid_field", text, field)

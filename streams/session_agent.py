@@ -8,6 +8,7 @@ checkpoints. A crash between any two steps repeats the batch; what a row contain
 stage 2. What cannot go on raises, and ends the process.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from infra.metrics import Metrics
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta
 from streams.events import decode_record, to_engagement
-from streams.stage import Record, RowCache, SharedStore, write_until_accepted
+from streams.stage import Record, RowCache, SharedStore, measure_batch, write_until_accepted
 
 STAGE = "session"
 FRESH_WHEN_PRODUCED_MS = 10_000
@@ -131,21 +132,17 @@ class SessionStage:
 
     def _measure(self, records: list[Record], decoded: list[Decoded], began_s: float) -> None:
         readable_ms = now_ms()
-        for one in decoded:
-            engagement, record = one.engagement, one.record
-            self._metrics.count("nowrank_worker_events_total", kind=engagement.kind.name.lower())
-            if record.broker_ts_ms - engagement.event_ts_ms > LATE_MS:
-                self._metrics.count("nowrank_worker_late_events_total")
-            if record.broker_ts_ms - engagement.event_ts_ms <= FRESH_WHEN_PRODUCED_MS:
-                freshness_s = max(0, readable_ms - engagement.event_ts_ms) / 1000
+        ages_ms = [one.record.broker_ts_ms - one.engagement.event_ts_ms for one in decoded]
+        for one, age_ms in zip(decoded, ages_ms, strict=True):
+            if age_ms <= FRESH_WHEN_PRODUCED_MS:
+                freshness_s = max(0, readable_ms - one.engagement.event_ts_ms) / 1000
                 self._metrics.observe("nowrank_worker_freshness_seconds", freshness_s, view="session")
-            else:
-                self._metrics.count("nowrank_worker_backfill_events_total", view="session")
-        for record in records:
-            self._metrics.count("nowrank_worker_records_total", topic=record.topic)
-        self._metrics.observe("nowrank_worker_batch_records", len(records), stage=STAGE)
-        self._metrics.observe("nowrank_worker_batch_seconds", monotonic_s() - began_s, stage=STAGE)
-        self._metrics.set("nowrank_worker_last_batch_timestamp_seconds", readable_ms / 1000, stage=STAGE)
+        self._metrics.count("nowrank_worker_late_events_total", sum(age_ms > LATE_MS for age_ms in ages_ms))
+        backfill = sum(age_ms > FRESH_WHEN_PRODUCED_MS for age_ms in ages_ms)
+        self._metrics.count("nowrank_worker_backfill_events_total", backfill, view="session")
+        for kind, count in Counter(one.engagement.kind for one in decoded).items():
+            self._metrics.count("nowrank_worker_events_total", count, kind=kind.name.lower())
+        measure_batch(self._metrics, STAGE, records, began_s, readable_ms)
 
 
 def _fold_into(row: Row, one: Decoded) -> Folded | None:

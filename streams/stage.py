@@ -5,12 +5,13 @@ Enters: records of the logs that this worker holds. Leaves: rows in the online s
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from features.online_store import FencedStore, Row
 from features.rows import RowFamily, decode_contained
+from infra.clock import monotonic_s
 from infra.errors import StoreFenced
 from infra.metrics import Metrics
 
@@ -124,3 +125,12 @@ async def write_until_accepted(
             return
     raise StoreFenced(f"{len(pending)} rows were refused {WRITE_ATTEMPTS} times: too many writers for the same rows")
 
+
+
+def measure_batch(metrics: Metrics, stage: str, records: list[Record], began_s: float, readable_ms: int) -> None:
+    """Count a batch that was applied."""
+    for topic, count in Counter(record.topic for record in records).items():
+        metrics.count("nowrank_worker_records_total", count, topic=topic)
+    metrics.observe("nowrank_worker_batch_records", len(records), stage=stage)
+    metrics.observe("nowrank_worker_batch_seconds", monotonic_s() - began_s, stage=stage)
+    metrics.set("nowrank_worker_last_batch_timestamp_seconds", readable_ms / 1000, stage=stage)

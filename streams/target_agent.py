@@ -19,7 +19,7 @@ from infra.metrics import Metrics
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta, decode_deltas
 from streams.session_agent import FRESH_WHEN_PRODUCED_MS
-from streams.stage import Record, RowCache, SharedStore, write_until_accepted
+from streams.stage import Record, RowCache, SharedStore, measure_batch, write_until_accepted
 
 STAGE = "target"
 Highest = dict[str, tuple[int, int]]
@@ -131,8 +131,4 @@ class TargetStage:
                 if sent_ms[log, offset] - delta.event_ts_ms <= FRESH_WHEN_PRODUCED_MS:
                     freshness_s = max(0, readable_ms - delta.event_ts_ms) / 1000
                     self._metrics.observe("nowrank_worker_freshness_seconds", freshness_s, view=own.family.name)
-        for record in records:
-            self._metrics.count("nowrank_worker_records_total", topic=record.topic)
-        self._metrics.observe("nowrank_worker_batch_records", len(records), stage=STAGE)
-        self._metrics.observe("nowrank_worker_batch_seconds", monotonic_s() - began_s, stage=STAGE)
-        self._metrics.set("nowrank_worker_last_batch_timestamp_seconds", readable_ms / 1000, stage=STAGE)
+        measure_batch(self._metrics, STAGE, records, began_s, readable_ms)

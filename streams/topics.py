@@ -1,15 +1,19 @@
 """Topics: their names, their settings and how they are created.
 
-Enters: settings. Leaves: topics on the broker. Called by the embedded stack, `nowrank topics create` and the producers.
+Enters: settings. Leaves: topics on the broker. Called by the embedded stack (`python -m streams.topics`), `nowrank
+topics create` and the producers.
 """
 
+import sys
 from dataclasses import dataclass
 
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from infra.errors import BrokerUnavailable
-from infra.settings import Settings
+from infra.settings import Settings, load_settings
+from streams.log_ends import read_log_ends
 
 PLAYS = "plays"
 CLICKS = "clicks"
@@ -65,3 +69,40 @@ def create_topics(settings: Settings) -> list[str]:
     finally:
         admin.close()
     return created
+
+
+def describe_topics(settings: Settings) -> list[tuple[str, int, int]]:
+    """Name, partitions and records of each of our topics, 0 partitions where it is missing; raises `BrokerUnavailable`."""
+    try:
+        consumer = KafkaConsumer(
+            bootstrap_servers=settings.kafka.split(","), group_id=None, allow_auto_create_topics=False, bootstrap_timeout_ms=3_000
+        )
+    except KafkaError as error:
+        raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
+    try:
+        existing = consumer.topics()
+        described = []
+        for spec in TOPICS:
+            numbers = consumer.partitions_for_topic(spec.name) if spec.name in existing else None
+            parts = [TopicPartition(spec.name, number) for number in numbers or ()]
+            first, last = (consumer.beginning_offsets(parts), read_log_ends(consumer, parts)) if parts else ({}, {})
+            described.append((spec.name, len(parts), sum(last[part] - first[part] for part in parts)))
+    except KafkaError as error:
+        raise BrokerUnavailable(f"the topics could not be read at {settings.kafka!r}: {error}") from error
+    finally:
+        consumer.close()
+    return described
+
+
+def main() -> int:
+    """Create what is missing, as a process of its own."""
+    try:
+        print("created:", ", ".join(create_topics(load_settings())) or "nothing, all were there")
+    except BrokerUnavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The `items` topic: the wire form of a title, and the topic read into a catalogue, once or for as long as the process
+lives.
+
+Enters: records of the compacted topic `items`. Leaves: a `Catalogue`, or `InvalidEvent` for a record that is no title.
+Called by the producer client, the scorer and training.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from features.catalogue import Catalogue, Item
+from infra.clock import monotonic_s
+from infra.errors import BrokerUnavailable, InvalidEvent
+from infra.settings import Settings
+from streams import topics
+from streams.events import MAX_EVENT_BYTES, invalid_event
+from streams.log_ends import read_log_ends
+
+POLL_MS = 500
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 5.0
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Item)
+log = logging.getLogger(__name__)
+
+
+def encode_item(item: Item) -> bytes:
+    """The JSON form of a title."""
+    return _ENCODER.encode(item)
+
+
+def decode_item(value: bytes) -> Item:
+    """The title in a record or an HTTP body; raises `InvalidEvent` with a reason code."""
+    if not value:
+        raise InvalidEvent("empty", "the record has no value; a title is one JSON object")
+    if len(value) > MAX_EVENT_BYTES:
+        raise InvalidEvent("oversized", f"the record has {len(value)} bytes; a title has at most {MAX_EVENT_BYTES}")
+    try:
+        return _DECODER.decode(value)
+    except msgspec.ValidationError as error:
+        raise invalid_event(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidEvent("malformed_json", f"the record is not JSON: {error}") from error
+
+
+def convert_item(value: Any) -> Item:
+    """The title in already decoded JSON; raises `InvalidEvent`."""
+    try:
+        return msgspec.convert(value, Item)
+    except msgspec.ValidationError as error:
+        raise invalid_event(error) from error
+
+
+def read_catalogue(settings: Settings, timeout_s: float = 10.0) -> Catalogue:
+    """The whole topic as it stands now; raises `BrokerUnavailable`, also when the topic does not exist or the time is
+    up.
+    """
+    reader = _connect(settings, timeout_s)
+    try:
+        return reader.read_to_end(timeout_s)
+    except KafkaError as error:
+        raise BrokerUnavailable(f"the catalogue could not be read at {settings.kafka!r}: {error}") from error
+    finally:
+        reader.close()
+
+
+class CatalogueFollower:
+    """Keeps `catalogue` equal to the topic in a background thread; a broker that is away leaves it as it is and is
+    tried again.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.catalogue = Catalogue()
+        self._settings = settings
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="catalogue-follower", daemon=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the whole topic has been read once."""
+        return self._ready.is_set()
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        self._thread.start()
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until the whole topic has been read once; False when the time is up."""
+        return self._ready.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End the thread; the catalogue stays as it is."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=POLL_MS / 1000 + LAST_RETRY_S)
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._stop.is_set():
+            try:
+                self._follow()
+                retry_s = FIRST_RETRY_S
+            except (KafkaError, BrokerUnavailable, OSError) as error:
+                log.warning("the catalogue cannot be followed, next try in %.1f s: %s", retry_s, error)
+                self._stop.wait(retry_s)
+                retry_s = min(LAST_RETRY_S, 2 * retry_s)
+
+    def _follow(self) -> None:
+        reader = _connect(self._settings, timeout_s=LAST_RETRY_S)
+        try:
+            self.catalogue.replace(reader.read_to_end(timeout_s=60.0))
+            self._ready.set()
+            while not self._stop.is_set():
+                apply_records(self.catalogue, reader.poll())
+        finally:
+            reader.close()
+
+
+class _Reader:
+    """One consumer of every partition of the topic, without a group."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+
+    def read_to_end(self, timeout_s: float) -> Catalogue:
+        """Everything up to where the topic ended when this was called."""
+        deadline_s = monotonic_s() + timeout_s
+        partitions = [TopicPartition(topics.ITEMS, number) for number in self._partitions(deadline_s)]
+        ends = read_log_ends(self._consumer, partitions, timeout_s)
+        self._consumer.assign(partitions)
+        self._consumer.seek_to_beginning(*partitions)
+        catalogue = Catalogue()
+        while any(self._consumer.position(partition) < end for partition, end in ends.items()):
+            if monotonic_s() > deadline_s:
+                raise BrokerUnavailable(f"topic {topics.ITEMS!r} was not read to its end within {timeout_s} s")
+            apply_records(catalogue, self.poll())
+        return catalogue
+
+    def poll(self) -> list[Any]:
+        """The next records, none when there are none for a while."""
+        return [record for batch in self._consumer.poll(timeout_ms=POLL_MS).values() for record in batch]
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False)
+
+    def _partitions(self, deadline_s: float) -> Iterable[int]:
+        while not (partitions := self._consumer.partitions_for_topic(topics.ITEMS)):
+            if monotonic_s() > deadline_s:
+                raise BrokerUnavailable(f"topic {topics.ITEMS!r} does not exist; `nowrank topics create` creates it")
+            self._consumer.poll(timeout_ms=100)
+        return sorted(partitions)
+
+
+def apply_records(catalogue: Catalogue, records: Iterable[Any]) -> None:
+    """Put or remove what each record (`key`, `value`, `offset`) says; a record that is no title is logged and left
+    out.
+    """
+    for record in records:
+        if record.value is None:
+            catalogue.remove((record.key or b"").decode("utf-8", "replace"))
+            continue
+        try:
+            catalogue.put(decode_item(record.value))
+        except InvalidEvent as error:
+            log.warning("record %d of topic %r is no title: %s", record.offset, topics.ITEMS, error)
+
+
+def _connect(settings: Settings, timeout_s: float) -> _Reader:
+    if not settings.kafka:
+        raise BrokerUnavailable("no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port")
+    try:
+        consumer = KafkaConsumer(
+            bootstrap_servers=settings.kafka.split(","),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            allow_auto_create_topics=False,
+            bootstrap_timeout_ms=int(min(3.0, timeout_s) * 1000),
+            reconnect_backoff_max_ms=1_000,
+        )
+    except (KafkaError, ValueError, OSError) as error:
+        raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
+    return _Reader(consumer)

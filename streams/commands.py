@@ -1,0 +1,201 @@
+"""The commands of this room: `data`, `import`, `topics`.
+
+Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard output. Called by `nowrank.cli`.
+"""
+
+import argparse
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from infra.clock import now_ms
+from infra.errors import BadInput, NowrankError
+from infra.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from streams.imports import ImportSummary
+    from streams.producer import Producer
+
+MOVIELENS = "movielens-100k"
+SHOWN_REJECTIONS = 100
+DERIVED = (
+    "MovieLens holds ratings only. Event types, tasks and queries are DERIVED: each rating is a click and a play (more stars,\n"
+    "more of the title watched), 4-5 stars also a thumb up, 1-2 a thumb down; tasks by hash; queries from titles and genres."
+)
+
+
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nowrank data`."""
+    parser.add_argument("action", choices=("get", "list"), help="get a data set, or list those that can be got")
+    parser.add_argument("name", nargs="?", choices=(MOVIELENS,), help="which one")
+    parser.epilog = """examples:
+  nowrank data list
+  nowrank data get movielens-100k      from GroupLens; else from the copy in the recbole wheel, fetched with pip"""
+
+
+def data(args: argparse.Namespace) -> int:
+    """Get a public data set into the state folder."""
+    from streams.sources.movielens_files import LICENCE, get_movielens, is_complete, movielens_folder
+
+    state_dir = load_settings().state_dir
+    if args.action == "list":
+        folder = movielens_folder(state_dir)
+        print(f"{MOVIELENS}  {'in ' + str(folder) if is_complete(folder) else 'not here'}")
+        return 0
+    if args.name is None:
+        raise BadInput("missing_field", f"say which data set: `nowrank data get {MOVIELENS}`")
+    get_movielens(state_dir, print)
+    print(LICENCE)
+    return 0
+
+
+def import__arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nowrank import`."""
+    parser.add_argument("file", help=f"a .csv, .tsv, .jsonl, .ndjson or .parquet file, or {MOVIELENS}")
+    parser.add_argument("--items", action="store_true", help="the file is a catalogue of titles, not of events")
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="THEIRS=OURS", help="the file's column THEIRS is our field OURS"
+    )
+    parser.add_argument("--type", choices=("play", "click", "thumb"), help="type of the rows that name none")
+    parser.add_argument("--time-unit", choices=("ms", "s"), default="ms", help="unit of the file's times (default: ms)")
+    parser.add_argument(
+        "--keep-time",
+        action="store_true",
+        help="keep old times; otherwise the newest event becomes one hour old, all others with it",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check every row, publish nothing")
+    parser.add_argument(
+        "--rejects", type=Path, metavar="FILE", help="write every rejected row's number, field and rule as JSON lines"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary, rejected rows included, as JSON")
+    parser.epilog = """columns are named as the fields of the events:
+  type (play, click, thumb), user_id, item_id, event_ts_ms; watched_ms, duration_ms (play); value (thumb: up,
+  double_up, down, none); optional: event_id, session_id, ranking_id, position, task, query, source_item_id, country
+and of titles: item_id, title; optional: kind, genres, people, countries (a|b in CSV), year, available_from_ms, deleted
+
+examples:
+  nowrank import movielens-100k
+  nowrank import plays.csv --type play --map customer=user_id --map time=event_ts_ms --time-unit s
+  nowrank import titles.jsonl --items
+  nowrank import events.parquet --dry-run --json
+
+exit code: 0 when every row was imported, 1 when a row was rejected (the good ones are published) or not acknowledged"""
+
+
+def import_(args: argparse.Namespace) -> int:
+    """Publish a file of events, a catalogue, or a data set."""
+    from streams.producer import Producer
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    settings = load_settings()
+    if args.dry_run:
+        summary = _import_with(args, settings, None)
+    else:
+        with Producer(settings) as producer:
+            summary = _import_with(args, settings, producer)
+    if args.rejects is not None:
+        args.rejects.write_bytes(b"".join(msgspec.json.encode(rejection) + b"\n" for rejection in summary.rejections))
+    if args.json:
+        print(msgspec.json.encode(summary).decode())
+    else:
+        _print_summary(summary, args.dry_run)
+    return 0 if summary.complete else 1
+
+
+def _import_with(args: argparse.Namespace, settings: Settings, producer: "Producer | None") -> "ImportSummary":
+    from streams.imports import import_events, import_items, import_log
+    from streams.progress import progress_bar
+    from streams.sources.table import TableOptions
+
+    if args.file == MOVIELENS and not Path(MOVIELENS).is_file():
+        from streams.sources.movielens import load_movielens
+        from streams.sources.movielens_files import movielens_folder
+
+        log = load_movielens(movielens_folder(settings.state_dir), None if args.keep_time else now_ms())
+        return import_log(log, MOVIELENS, producer, progress_bar, only_items=args.items)
+    options = TableOptions(_rename(args.map), args.time_unit == "s", args.type)
+    if args.items:
+        return import_items(Path(args.file), options, producer, progress_bar)
+    return import_events(Path(args.file), options, now_ms(), producer, progress_bar, args.keep_time)
+
+
+def _rename(pairs: list[str]) -> dict[str, str]:
+    rename: dict[str, str] = {}
+    for pair in pairs:
+        theirs, equals, ours = pair.partition("=")
+        if not (theirs and equals and ours):
+            raise BadInput("invalid_field", f"--map {pair}: write it as THEIRS=OURS")
+        if theirs in rename or ours in rename.values():
+            raise BadInput("invalid_field", f"--map {pair}: {theirs!r} or {ours!r} is mapped twice")
+        rename[theirs] = ours
+    return rename
+
+
+def _print_summary(summary: "ImportSummary", dry_run: bool) -> None:
+    for rejection in summary.rejections[:SHOWN_REJECTIONS]:
+        print(rejection, file=sys.stderr)
+    if (more := len(summary.rejections) - SHOWN_REJECTIONS) > 0:
+        print(f"... and {more} rejected rows more: --rejects FILE writes every one", file=sys.stderr)
+    good = [f"{count} {name}s" for name, count in summary.events.items()] + (
+        [f"{summary.items} titles"] if summary.items else []
+    )
+    print(
+        f"{summary.source}: {summary.rows} rows; good: {', '.join(good) or 'none'}; rejected: {len(summary.rejections)}"
+    )
+    for reason, count in sorted(summary.rejected.items()):
+        print(f"  rejected as {reason}: {count}")
+    if summary.ignored_columns:
+        print(f"  columns that are no fields, ignored: {', '.join(summary.ignored_columns)}")
+    if summary.made_event_ids:
+        print(f"  {summary.made_event_ids} rows named no event_id: theirs were made from their content and row number")
+    if summary.oldest_ts_ms is not None and summary.newest_ts_ms is not None:
+        moved = (
+            f", moved by {summary.shift_ms / 86_400_000:.2f} days (--keep-time: not moved)" if summary.shift_ms else ""
+        )
+        print(f"  times: {_date(summary.oldest_ts_ms)} to {_date(summary.newest_ts_ms)}{moved}")
+    if summary.derived:
+        print(DERIVED)
+    if summary.not_acknowledged:
+        print(
+            f"{summary.not_acknowledged} were NOT acknowledged by the broker; the same import again sends the same ids",
+            file=sys.stderr,
+        )
+    if dry_run:
+        print("nothing was published (--dry-run)")
+    else:
+        print(f"published {summary.published} in {summary.took_s:.1f} s")
+
+
+def _date(ts_ms: int) -> str:
+    return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def topics_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nowrank topics`."""
+    parser.add_argument("action", choices=("create", "list"), help="create what is missing, or list what is there")
+    parser.epilog = """examples:
+  nowrank topics create                          with NOWRANK_PARTITIONS and NOWRANK_REPLICATION
+  NOWRANK_KAFKA=broker:9092 nowrank topics list"""
+
+
+def topics(args: argparse.Namespace) -> int:
+    """Create or list the topics."""
+    from streams.topics import create_topics, describe_topics
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    settings = load_settings()
+    if not settings.kafka:
+        raise NowrankError("no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port")
+    if args.action == "create":
+        print("created:", ", ".join(create_topics(settings)) or "nothing, all were there")
+        return 0
+    for name, partitions, records in describe_topics(settings):
+        state = (
+            f"{partitions:>4} partitions {records:>12} records" if partitions else "   missing: `nowrank topics create`"
+        )
+        print(f"{name:<14}{state}")
+    return 0

@@ -1,0 +1,1 @@
+"""Sources: public data sets and anyone's own tables, turned into the events that producers publish."""

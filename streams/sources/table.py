@@ -1,0 +1,194 @@
+"""Anyone's own table: CSV, TSV, JSON lines or Parquet, row by row into events or titles.
+
+Enters: a file whose columns are named as the wire fields (or are mapped to them). Leaves: for each row an event, a
+title, or a `Rejection` with row number, field and rule; nothing is dropped. Called by the import command.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from features.catalogue import Item
+from infra.errors import BadInput, InvalidEvent
+from streams.catalogue import convert_item
+from streams.events import FUTURE_LIMIT_MS, Click, Engaged, Play, Thumb, convert_engaged
+from streams.sources.derive import event_uuid
+from streams.sources.table_files import Row, open_table
+
+EVENT_FIELDS = ("type", *dict.fromkeys(name for struct in (Click, Play, Thumb) for name in struct.__struct_fields__))
+ITEM_FIELDS = Item.__struct_fields__
+NEEDED_EVENT_FIELDS = ("type", "user_id", "item_id", "event_ts_ms")
+NEEDED_ITEM_FIELDS = ("item_id", "title")
+
+WHOLE_NUMBERS = frozenset({"event_ts_ms", "position", "watched_ms", "duration_ms", "year", "available_from_ms"})
+TIMES = frozenset({"event_ts_ms", "available_from_ms"})
+LISTS = frozenset({"genres", "people", "countries"})
+LIST_SEPARATOR = "|"
+TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+SHOWN_CHARS = 60
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """Why a row is not imported. Rows are counted from 1, a header not included."""
+
+    row: int
+    reason: str
+    field: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {f'{self.field}: ' if self.field else ''}{self.message} ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """How a file's columns are read: `rename` maps its names to ours, `default_type` serves rows that name no type."""
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    times_in_s: bool = False
+    default_type: str | None = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a reading has met, filled while it goes on."""
+
+    rows: int = 0
+    made_ids: int = 0
+    ignored_columns: set[str] = field(default_factory=set)
+
+
+def read_events(path: Path, options: TableOptions, now_ms: int, seen: Seen) -> Iterator[Engaged | Rejection]:
+    """The event, or the rejection, of each row; a row without `event_id` gets one made from its content and its
+    number.
+    """
+
+    def make(number: int, values: dict[str, Any]) -> Engaged:
+        if options.default_type is not None:
+            values.setdefault("type", options.default_type)
+        if "event_id" not in values:
+            values["event_id"] = event_uuid(f"{number}:{msgspec.json.encode(values, order='deterministic').decode()}")
+            seen.made_ids += 1
+        event = convert_engaged(values)
+        if event.event_ts_ms > now_ms + FUTURE_LIMIT_MS:
+            ahead_s = (event.event_ts_ms - now_ms) // 1000
+            limit_s = FUTURE_LIMIT_MS // 1000
+            raise InvalidEvent(
+                "future_timestamp", f"it is {ahead_s} s from now; at most {limit_s} s are allowed", "event_ts_ms"
+            )
+        return event
+
+    needed = [name for name in NEEDED_EVENT_FIELDS if name != "type" or options.default_type is None]
+    return _read(path, options, seen, (EVENT_FIELDS, needed), make)
+
+
+def read_items(path: Path, options: TableOptions, seen: Seen) -> Iterator[Item | Rejection]:
+    """The title, or the rejection, of each row; in text files, lists are written with `|` between their parts."""
+    return _read(path, options, seen, (ITEM_FIELDS, NEEDED_ITEM_FIELDS), lambda _number, values: convert_item(values))
+
+
+def _read(
+    path: Path,
+    options: TableOptions,
+    seen: Seen,
+    known_and_needed: tuple[Any, Any],
+    make: Callable[[int, dict[str, Any]], Any],
+) -> Iterator[Any]:
+    known, needed = frozenset(known_and_needed[0]), known_and_needed[1]
+    columns, rows = open_table(path)
+    _check_rename(path, options.rename, known, columns)
+    if columns is not None:
+        named = {options.rename.get(column, column) for column in columns}
+        if missing := [name for name in needed if name not in named]:
+            raise BadInput(
+                "missing_field", f"{path} has no column {', '.join(missing)}; it has {', '.join(columns)}. {MAP_HINT}"
+            )
+    for row in rows:
+        seen.rows += 1
+        try:
+            values = _named_values(row, options, known, seen)
+            yield make(row.number, values)
+        except InvalidEvent as error:
+            yield Rejection(row.number, error.reason, error.field, _rule(error))
+
+
+MAP_HINT = "Name other columns with --map theirs=ours"
+
+
+def _check_rename(path: Path, rename: Mapping[str, str], known: frozenset[str], columns: list[str] | None) -> None:
+    for theirs, ours in rename.items():
+        if ours not in known:
+            raise BadInput(
+                "invalid_field",
+                f"--map {theirs}={ours}: there is no field {ours!r}; the fields are {', '.join(sorted(known))}",
+            )
+        if columns is not None and theirs not in columns:
+            raise BadInput(
+                "invalid_field", f"--map {theirs}={ours}: {path} has no column {theirs!r}; it has {', '.join(columns)}"
+            )
+        if columns is not None and ours in columns and ours not in rename:
+            raise BadInput(
+                "invalid_field", f"--map {theirs}={ours}: {path} has a column {ours!r} already; map that one too"
+            )
+
+
+def _named_values(row: Row, options: TableOptions, known: frozenset[str], seen: Seen) -> dict[str, Any]:
+    if row.fault is not None:
+        raise row.fault
+    values = {}
+    for column, value in row.cells.items():
+        name = options.rename.get(column, column)
+        if name not in known:
+            seen.ignored_columns.add(column)
+        elif value is not None and not (row.is_text and value == ""):
+            values[name] = _value(name, value, row.is_text, options.times_in_s)
+    return values
+
+
+def _value(name: str, value: Any, is_text: bool, times_in_s: bool) -> Any:
+    if name in WHOLE_NUMBERS:
+        return _whole_number(name, value, is_text, in_s=times_in_s and name in TIMES)
+    if name in LISTS and is_text:
+        return [part.strip() for part in value.split(LIST_SEPARATOR) if part.strip()]
+    if name == "deleted" and is_text:
+        if value.strip().lower() not in TRUTHS:
+            raise InvalidEvent("invalid_field", f"{_shown(value)} is neither true nor false", name)
+        return TRUTHS[value.strip().lower()]
+    # Ids are often numbers in tables; an id is their text.
+    return str(value) if name.endswith("_id") and isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _whole_number(name: str, value: Any, is_text: bool, in_s: bool) -> int:
+    try:
+        number = (_number_in(value.strip()) if is_text else value) * (1000 if in_s else 1)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError
+        whole = round(number)
+        if not in_s and whole != number:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        raise InvalidEvent(
+            "invalid_field", f"{_shown(value)} is no {'number of seconds' if in_s else 'whole number'}", name
+        ) from None
+    return whole
+
+
+def _number_in(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _rule(error: InvalidEvent) -> str:
+    """The message without the place, which a rejection names by itself."""
+    return error.message.partition(" - at `$")[0]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
