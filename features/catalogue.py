@@ -1,7 +1,7 @@
 """The catalogue: what is known about each title, and whether it may be recommended.
 
-Enters: `Item`s that `streams.catalogue` has validated. Leaves: titles by id, and who may see them when. Read by the vectors and the
-scorer; no fold reads it, so that a row never depends on when the catalogue was read.
+Enters: `Item`s that `streams.catalogue` has validated. Leaves: titles by id, and who may see them when. Read by the
+vectors and the scorer; no fold reads it, so that a row never depends on when the catalogue was read.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,7 +36,9 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Catalogue:
-    """The titles by id; one thread may write while others read. `version` grows with every change, for what is derived from it."""
+    """The titles by id; one thread may write while others read. `version` grows with every change, for what is
+    derived from it.
+    """
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
         self._items: dict[str, Item] = {item.item_id: item for item in items}

@@ -44,6 +44,40 @@ examples:
 """
 
 
+PAGE_HEAD = """\
+# Features
+
+Every feature that the workers keep in the online store, by view. A name is `<entity>_<signal>_<half-life>`: what ends
+in `30m`, `1d` or `14d` is a decayed sum or weight. `as of` times are event times in milliseconds since 1970, UTC. This
+page is generated from `features/registry.py`: `nowrank features docs > docs/features.md`.
+
+"""
+PAGE_FOOT = """
+## Reading them
+
+`nowrank features read item 50` prints a row by name, `nowrank features show 42` what a member does and likes. The same
+rows through Feast, once `nowrank features apply` has been run (again, when the store's address has changed):
+
+```
+feast -c .nowrank/feast feature-views list
+feast -c .nowrank/feast get-online-features -e item_id=50 -f item:item_clicks_1d -f item:item_plays_30m
+```
+
+Feast's command line cannot print the `Bytes` features; its Python SDK reads them:
+
+```python
+from feast import FeatureStore
+
+store = FeatureStore(repo_path=".nowrank/feast")
+row = store.get_online_features(["item:item_clicks_1d", "item:item_packed"], [{"item_id": "50"}]).to_dict()
+```
+
+Feast does not check a view's time to live when it reads online: a row is as old as its `as_of_ms` says. A missing row
+answers None for every feature. Write with the workers only: Feast's `push` and `write_to_online_store` use the same
+layout, but they know nothing of the offsets a row contains.
+"""
+
+
 def features_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `nowrank features`."""
     parser.epilog = EXAMPLES
@@ -108,8 +142,13 @@ def _apply(args: argparse.Namespace) -> int:
     return 0
 
 
+def features_page() -> str:
+    """The content of `docs/features.md`."""
+    return PAGE_HEAD + feature_table() + PAGE_FOOT
+
+
 def _docs(args: argparse.Namespace) -> int:
-    print(feature_table(), end="")
+    print(features_page(), end="")
     return 0
 
 

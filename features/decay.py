@@ -1,10 +1,12 @@
 """Forward-decayed sums: additive, order-free counters that fade with a half-life.
 
-Enters: a sum as it stood at a reference time, and times in milliseconds. Leaves: the sum at another time. Called by every fold.
+Enters: a sum as it stood at a reference time, and times in milliseconds. Leaves: the sum at another time. Called by
+every fold.
 
-A counter with half-life h holds S(r) = sum_i a_i * 2^(-(r - t_i)/h) for a reference time r that only moves forward, which is the forward decay of
-Cormode, Shkapenyuk, Srivastava and Xu (ICDE 2009) with the landmark moved along, so that no exponent grows with the age of the log.
-An amount that arrives late (t < r) is added with the weight that it has at r: any order of arrival gives the same sum.
+A counter with half-life h holds S(r) = sum_i a_i * 2^(-(r - t_i)/h) for a reference time r that only moves forward,
+which is the forward decay of Cormode, Shkapenyuk, Srivastava and Xu (ICDE 2009) with the landmark moved along, so that
+no exponent grows with the age of the log. An amount that arrives late (t < r) is added with the weight that it has at
+r: any order of arrival gives the same sum.
 """
 
 MINUTE_MS = 60_000

@@ -1,7 +1,7 @@
 """The delta: what one engagement adds to one target's row.
 
-Enters: engagements folded by stage 1. Leaves: `Delta`s, which travel on the delta log to the stage that owns their row. Written by `user.py`, folded by
-`item.py` and `top_targets.py`.
+Enters: engagements folded by stage 1. Leaves: `Delta`s, which travel on the delta log to the stage that owns their row.
+Written by `user.py`, folded by `item.py` and `top_targets.py`.
 """
 
 from enum import IntEnum
@@ -29,7 +29,9 @@ class Signal(IntEnum):
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
-    """`amount` (+1, or -1 for a retraction) of `signal` for `item_id` in the row of `key`, at the engagement's own time."""
+    """`amount` (+1, or -1 for a retraction) of `signal` for `item_id` in the row of `key`, at the engagement's own
+    time.
+    """
 
     entity: Entity
     key: str

@@ -48,7 +48,7 @@ class Coordinate(NamedTuple):
 
 
 class Engagement(msgspec.Struct, frozen=True, kw_only=True):
-    """One engagement; `event_ts_ms` is already clamped to the record's broker timestamp; `query` is normalised or None."""
+    """One engagement; `event_ts_ms` is clamped to the record's broker timestamp; `query` is normalised or None."""
 
     kind: Kind
     event_id: str

@@ -1,6 +1,7 @@
 """The `item` view: how much each title is engaged with, at three time scales.
 
-Enters: deltas of one item. Leaves: its state and the view's values. Called by stage 2, the replay and the scorer's near cache.
+Enters: deltas of one item. Leaves: its state and the view's values. Called by stage 2, the replay and the scorer's near
+cache.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ _COMPLETED, _WATCHED = 3, 4
 
 
 class ItemState(msgspec.Struct, array_like=True):
-    """Totals by signal and, for each signal and half-life, the decayed sum at `as_of_ms`, the newest event time folded."""
+    """Totals by signal; for each signal and half-life, the decayed sum at `as_of_ms`, the newest event time folded."""
 
     as_of_ms: int = 0
     first_seen_ms: int = 0
@@ -68,8 +69,15 @@ VIEW = ViewSpec(
     join_key="item_id",
     ttl_s=90 * 24 * 3600,
     features=(
-        *(FeatureSpec(f"item_{name}", DType.FLOAT64, 0.0, f"{name.rsplit('_', 1)[0].replace('_', ' ')}, decayed sum as of item_as_of_ms")
-          for name in SUMS),
+        *(
+            FeatureSpec(
+                f"item_{name}",
+                DType.FLOAT64,
+                0.0,
+                f"{name.rsplit('_', 1)[0].replace('_', ' ')}, decayed sum as of item_as_of_ms",
+            )
+            for name in SUMS
+        ),
         FeatureSpec("item_as_of_ms", DType.INT64, 0, "event time at which the sums stand"),
         FeatureSpec("item_first_seen_ms", DType.INT64, 0, "event time of the first engagement"),
         packed_spec("item"),

@@ -1,7 +1,7 @@
 """The item table: every known item as a slot in a few arrays.
 
-Enters: catalogue items and item rows. Leaves: slots to index the arrays with. Held by the scorer's near cache, and by the replay that makes
-training data; slot 0 is the null item, so that a missing item indexes to zeros.
+Enters: catalogue items and item rows. Leaves: slots to index the arrays with. Held by the scorer's near cache, and by
+the replay that makes training data; slot 0 is the null item, so that a missing item indexes to zeros.
 """
 
 from collections.abc import Iterable

@@ -1,11 +1,11 @@
 """Model inputs: the request side of UniCoRn as fixed-size arrays, the same for training and serving.
 
-Enters: the item table and a `Context`. Leaves: arrays without a batch axis; items are slots of the table (0: none). Called by the scorer and the
-replay.
+Enters: the item table and a `Context`. Leaves: arrays without a batch axis; items are slots of the table (0: none).
+Called by the scorer and the replay.
 """
 
 from math import log1p
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ DAYPARTS = 4
 
 
 class RequestInputs(NamedTuple):
-    """One request. L = SESSION_EVENTS, T = HISTORY_TITLES, Q = QUERY_TOKENS; sequences are padded with slot 0 at the end."""
+    """One request. L = SESSION_EVENTS, T = HISTORY_TITLES, Q = QUERY_TOKENS; sequences are padded with slot 0 at the
+    end.
+    """
 
     task: int
     country: int
@@ -39,8 +41,9 @@ class RequestInputs(NamedTuple):
 def request_inputs(table: ItemTable, context: Context) -> RequestInputs:
     """The request side of the model for one context.
 
-    Missing context is imputed as in the paper: more-like-this gets its source's title as the query, search has the null source. `query_flags` are
-    the query's length over QUERY_TOKENS and whether it was imputed; a session's gap is log1p of the seconds from an event to `now_ms`.
+    Missing context is imputed as in the paper: more-like-this gets its source's title as the query, search has the null
+    source. `query_flags` are the query's length over QUERY_TOKENS and whether it was imputed; a session's gap is log1p
+    of the seconds from an event to `now_ms`.
     """
     source_slot = table.slot_by_id.get(context.source_item_id or "", 0)
     imputed = not context.query and context.task is Task.MORE_LIKE_THIS and source_slot > 0
@@ -61,13 +64,17 @@ def request_inputs(table: ItemTable, context: Context) -> RequestInputs:
         source_slot=source_slot,
         session_slots_L=_padded([table.slot_by_id[moment.item_id] for moment in session], SESSION_EVENTS, np.int64),
         session_kinds_L=_padded([moment.kind for moment in session], SESSION_EVENTS, np.int64),
-        session_gaps_L=_padded([log1p(max(0, context.now_ms - moment.event_ts_ms) / 1000) for moment in session], SESSION_EVENTS, np.float32),
+        session_gaps_L=_padded(
+            [log1p(max(0, context.now_ms - moment.event_ts_ms) / 1000) for moment in session],
+            SESSION_EVENTS,
+            np.float32,
+        ),
         history_slots_T=_padded([slot for slot, _ in history], HISTORY_TITLES, np.int64),
         history_weights_T=_padded([weight for _, weight in history], HISTORY_TITLES, np.float32),
     )
 
 
-def _padded(values: list[int] | list[float], length: int, dtype: type) -> NDArray:  # type: ignore[type-arg]
-    array = np.zeros(length, dtype)
+def _padded(values: list[int] | list[float], length: int, dtype: type) -> NDArray[Any]:
+    array: NDArray[Any] = np.zeros(length, dtype)
     array[: len(values)] = values
     return array

@@ -1,10 +1,12 @@
 """The online store: rows in Redis, read, and written by compare-and-set under a fence.
 
-Enters: keys and states. Leaves: rows, and whether a write was accepted. Called by both stages (`FencedStore`), and by tools and tests (`read_states`).
+Enters: keys and states. Leaves: rows, and whether a write was accepted. Called by both stages (`FencedStore`), and by
+tools and tests (`read_states`).
 
-The protocol: a row carries the offsets it contains (`_in`), a write succeeds only if they are still the ones that were read, and every call of a
-worker checks `generation`, a random value that the store got when it was first used. A store that was emptied has another one; a connection that
-broke is never opened again, because the store behind it may have been rolled back. In both cases the process ends and begins at its checkpoints.
+The protocol: a row carries the offsets it contains (`_in`), a write succeeds only if they are still the ones that were
+read, and every call of a worker checks `generation`, a random value that the store got when it was first used. A store
+that was emptied has another one; a connection that broke is never opened again, because the store behind it may have
+been rolled back. In both cases the process ends and begins at its checkpoints.
 """
 
 import uuid
@@ -60,20 +62,27 @@ def parse_address(connection_string: str) -> dict[str, Any]:
         elif name == "ssl":
             parsed["ssl"] = value.lower() == "true"
         else:
-            raise SettingsError(f"NOWRANK_REDIS has the option {name!r}; known are db=NUMBER, username, password and ssl")
+            raise SettingsError(
+                f"NOWRANK_REDIS has the option {name!r}; known are db=NUMBER, username, password and ssl"
+            )
     return parsed
 
 
 def connect(connection_string: str, timeout_s: float = 5.0) -> redis.Redis:
     """A client that gives up after `timeout_s` and never retries by itself."""
     return redis.Redis(
-        **parse_address(connection_string), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+        **parse_address(connection_string),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
     )
 
 
 @dataclass(slots=True)
 class Row:
-    """A row as it was read: its state, the offsets that it contains, and their bytes as stored ('' when the row does not exist)."""
+    """A row as it was read: its state, the offsets that it contains, and their bytes as stored ('' when the row does
+    not exist).
+    """
 
     family: RowFamily
     key: bytes
@@ -87,21 +96,16 @@ class FencedStore:
 
     def __init__(self, connection_string: str, project: str, timeout_s: float = 5.0) -> None:
         self.project = project
+        # Any: redis-py types every answer as "this or an awaitable".
+        client: Any = redis.Redis(connection_pool=_one_connection(connection_string, timeout_s))
+        self._client = client
         try:
-            self._client = redis.Redis(
-                **parse_address(connection_string),
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                single_connection_client=True,  # connects here
-            )
-            self._client.set(GENERATION_KEY, uuid.uuid4().hex, nx=True)
-            self._generation: bytes = self._client.get(GENERATION_KEY)
-            self._read_sha = self._client.script_load(_READ)
-            self._write_sha = self._client.script_load(_WRITE)
+            client.set(GENERATION_KEY, uuid.uuid4().hex, nx=True)
+            self._generation: bytes = client.get(GENERATION_KEY)
+            self._read_sha: str = client.script_load(_READ)
+            self._write_sha: str = client.script_load(_WRITE)
         except redis.RedisError as error:
             raise StoreUnavailable(f"the online store at {connection_string!r} does not answer: {error}") from error
-        self._client.connection._connect = _never_again
 
     def read_rows(self, family: RowFamily, values: Sequence[str]) -> list[Row]:
         """The rows of `values`, in order; a missing one has a new state and contains nothing. One round trip."""
@@ -111,7 +115,9 @@ class FencedStore:
         return [_to_row(family, key, reply) for key, reply in zip(keys, replies, strict=True)]
 
     def write_rows(self, rows: Iterable[Row]) -> list[bool]:
-        """Write each row if the stored one still contains what was read; False where another writer was first. One round trip."""
+        """Write each row if the stored one still contains what was read; False where another writer was first. One
+        round trip.
+        """
         rows = list(rows)
         try:
             pipeline = self._client.pipeline(transaction=False)
@@ -147,7 +153,7 @@ class FencedStore:
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._client.connection_pool.disconnect()
 
     def _check_fence(self) -> None:
         self._call(self._read_sha, [GENERATION_KEY], [self._generation])
@@ -156,11 +162,43 @@ class FencedStore:
         try:
             return self._client.evalsha(sha, len(keys), *keys, *args)
         except redis.RedisError as error:
-            raise StoreFenced(f"the online store is not the one this process began with, or is gone: {error}") from error
+            raise StoreFenced(
+                f"the online store is not the one this process began with, or is gone: {error}"
+            ) from error
 
 
-def _never_again(*_: object, **__: object) -> None:
-    raise StoreFenced("the connection to the online store broke; the store behind it may be an older one")
+class _ConnectsOnce:
+    """A connection that is never opened a second time: redis-py would do so silently, behind any command."""
+
+    _was_open = False
+
+    def _connect(self) -> Any:
+        if self._was_open:
+            raise StoreFenced("the connection to the online store broke; the store behind it may be an older one")
+        opened = super()._connect()  # type: ignore[misc]
+        self._was_open = True
+        return opened
+
+
+class _PlainOnce(_ConnectsOnce, redis.Connection):
+    pass
+
+
+class _TlsOnce(_ConnectsOnce, redis.SSLConnection):
+    pass
+
+
+def _one_connection(connection_string: str, timeout_s: float) -> redis.ConnectionPool:
+    """A pool of one connection; single commands and pipelines share it."""
+    address = parse_address(connection_string)
+    return redis.ConnectionPool(
+        connection_class=_TlsOnce if address.pop("ssl", False) else _PlainOnce,
+        max_connections=1,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        **address,
+    )
 
 
 def _to_row(family: RowFamily, key: bytes, reply: list[bytes | None]) -> Row:
@@ -173,7 +211,7 @@ def _to_row(family: RowFamily, key: bytes, reply: list[bytes | None]) -> Row:
 
 def read_states(client: redis.Redis, project: str, wanted: Sequence[tuple[RowFamily, str]]) -> list[Any]:
     """The states of (family, entity value) pairs, in order, in one round trip; a missing row gives a new state."""
-    pipeline = client.pipeline(transaction=False)
+    pipeline: Any = client.pipeline(transaction=False)
     for family, value in wanted:
         pipeline.hmget(family.key(value, project), family.packed_fields)
     return [family.decode(reply) for (family, _), reply in zip(wanted, pipeline.execute(), strict=True)]

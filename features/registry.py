@@ -1,6 +1,7 @@
 """The feature registry: every view and feature, in order; the single truth that everything else is generated from.
 
-Enters: the family files. Leaves: `VIEWS`, `FEATURES`, `schema_hash()`. Read by rows, Feast definitions, vectors, artifacts and documentation.
+Enters: the family files. Leaves: `VIEWS`, `FEATURES`, `schema_hash()`. Read by rows, Feast definitions, vectors,
+artifacts and documentation.
 """
 
 import hashlib

@@ -1,11 +1,11 @@
 """A row's bytes: Feast's Redis layout, encoded without Feast.
 
-Enters: states of rows. Leaves: Redis keys, hash fields and values that `FeatureStore.get_online_features` reads as they are. Called by
-`online_store.py`, and by the scorer's readers.
+Enters: states of rows. Leaves: Redis keys, hash fields and values that `FeatureStore.get_online_features` reads as they
+are. Called by `online_store.py`, and by the scorer's readers.
 
-Layout (Feast 0.67, entity key serialization 3): key = entity key + project; field = murmur3_32(`view:feature`), little endian; value = a serialized
-`feast.types.Value`; `_ts:<view>` = a serialized `google.protobuf.Timestamp`. Two fields of our own stand beside: `_in`, the contained offsets by log, and
-`_log`, what only the fold needs.
+Layout (Feast 0.67, entity key serialization 3): key = entity key + project; field = murmur3_32(`view:feature`), little
+endian; value = a serialized `feast.types.Value`; `_ts:<view>` = a serialized `google.protobuf.Timestamp`. Two fields of
+our own stand beside: `_in`, the contained offsets by log, and `_log`, what only the fold needs.
 """
 
 import struct
@@ -35,7 +35,16 @@ def entity_key(join_key: str, value: str, project: str) -> bytes:
     """The Redis key of a row: Feast's entity key v3 of one string entity, then the project."""
     name, text = join_key.encode(), value.encode()
     return b"".join(
-        (_length(1), _length(_FEAST_STRING), _length(len(name)), name, _length(_FEAST_STRING), _length(len(text)), text, project.encode())
+        (
+            _length(1),
+            _length(_FEAST_STRING),
+            _length(len(name)),
+            name,
+            _length(_FEAST_STRING),
+            _length(len(text)),
+            text,
+            project.encode(),
+        )
     )
 
 
@@ -185,7 +194,11 @@ _ITEM = msgspec.msgpack.Decoder(ItemState)
 _TOP_TARGETS = msgspec.msgpack.Decoder(TopTargetsState)
 
 USER = RowFamily(
-    "user", "user_id", (session.VIEW, user_history.VIEW), UserState, _unpack_user,
+    "user",
+    "user_id",
+    (session.VIEW, user_history.VIEW),
+    UserState,
+    _unpack_user,
     log_state=lambda state: msgspec.msgpack.encode((state.updated_ms, state.seen)),
 )
 ITEM = RowFamily("item", "item_id", (item.VIEW,), ItemState, lambda parts: _ITEM.decode(parts[0]))
@@ -196,7 +209,10 @@ QUERY, SOURCE_ITEM, COUNTRY = (
 FAMILIES: tuple[RowFamily, ...] = (USER, ITEM, QUERY, SOURCE_ITEM, COUNTRY)
 
 TARGET_FAMILIES: dict[Entity, RowFamily] = {
-    Entity.ITEM: ITEM, Entity.QUERY: QUERY, Entity.SOURCE_ITEM: SOURCE_ITEM, Entity.COUNTRY: COUNTRY
+    Entity.ITEM: ITEM,
+    Entity.QUERY: QUERY,
+    Entity.SOURCE_ITEM: SOURCE_ITEM,
+    Entity.COUNTRY: COUNTRY,
 }
 FOLDS: dict[Entity, Callable[[Any, Delta], None]] = {
     Entity.ITEM: fold_item,
@@ -223,7 +239,9 @@ def decode_contained(packed: bytes | None) -> dict[str, int]:
 
 
 def encode_row(family: RowFamily, state: Any, contained: dict[str, int]) -> list[bytes]:
-    """Field, value, field, value ... of the whole row; moves `state.updated_ms` strictly forward (Feast skips equal and older timestamps)."""
+    """Field, value, field, value ... of the whole row; moves `state.updated_ms` strictly forward (Feast skips equal and
+    older timestamps).
+    """
     state.updated_ms = max(state.updated_ms + 1, state.as_of_ms)
     timestamp = encode_timestamp(state.updated_ms)
     pairs = [CONTAINED_FIELD, encode_contained(contained)]
@@ -236,5 +254,9 @@ def encode_row(family: RowFamily, state: Any, contained: dict[str, int]) -> list
     return pairs
 
 
-_FIELDS = {view.name: [feature_field(view.name, spec.name) for spec in view.features] for family in FAMILIES for view in family.views}
+_FIELDS = {
+    view.name: [feature_field(view.name, spec.name) for spec in view.features]
+    for family in FAMILIES
+    for view in family.views
+}
 _DTYPES = {view.name: [spec.dtype for spec in view.features] for family in FAMILIES for view in family.views}

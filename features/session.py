@@ -1,6 +1,7 @@
 """The `session` view: what the user is doing now.
 
-Enters: a user's state. Leaves: the view's values, and the session derived from the newest engagements. Called by stage 1 and `vector.py`.
+Enters: a user's state. Leaves: the view's values, and the session derived from the newest engagements. Called by stage
+1 and `vector.py`.
 """
 
 from typing import Any
@@ -15,7 +16,9 @@ GAP_MS = 30 * 60 * 1000
 
 
 def current_session(recent: list[Moment], now_ms: int) -> list[Moment]:
-    """The engagements of the session that is open at `now_ms`, oldest first; empty when the last one is GAP_MS old or older."""
+    """The engagements of the session that is open at `now_ms`, oldest first; empty when the last one is GAP_MS old or
+    older.
+    """
     begin, next_ms = len(recent), now_ms
     while begin > 0 and next_ms - recent[begin - 1].event_ts_ms < GAP_MS:
         begin -= 1

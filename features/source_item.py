@@ -10,4 +10,11 @@ HALF_LIFE_MS = HALF_LIVES_MS["14d"]
 
 fold_source_item = fold_with(HALF_LIFE_MS)
 
-VIEW = top_targets_view("source_item", "source_item_id", HALF_LIFE_MS, "14d", 90 * 24 * 3600, "what members engage with coming from this title")
+VIEW = top_targets_view(
+    "source_item",
+    "source_item_id",
+    HALF_LIFE_MS,
+    "14d",
+    90 * 24 * 3600,
+    "what members engage with coming from this title",
+)

@@ -1,7 +1,7 @@
 """What a feature and a feature view are.
 
-Enters: declarations in the family files (`item.py`, `session.py`, ...). Leaves: values that the registry lists. Read by everything that is
-generated: Feast definitions, row layout, documentation, schema hash.
+Enters: declarations in the family files (`item.py`, `session.py`, ...). Leaves: values that the registry lists. Read by
+everything that is generated: Feast definitions, row layout, documentation, schema hash.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ class FeatureSpec:
 class ViewSpec:
     """One Feast feature view: whose it is, what it holds and how a state becomes its values.
 
-    `values(state)` gives one value per feature, in order; the last feature is the packed state itself. A row not updated for `ttl_s` is
-    treated as missing by readers.
+    `values(state)` gives one value per feature, in order; the last feature is the packed state itself. A row not
+    updated for `ttl_s` is treated as missing by readers.
     """
 
     name: str

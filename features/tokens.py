@@ -11,12 +11,14 @@ COUNTRY_BUCKETS = 64
 
 
 def text_tokens(text: str, limit: int) -> list[int]:
-    """Words first, then character trigrams of each word with its edges marked, at most `limit` buckets in [1, TEXT_BUCKETS)."""
+    """Words first, then character trigrams of each word with its edges marked, at most `limit` buckets in [1,
+    TEXT_BUCKETS).
+    """
     words = text.split()
     pieces = [f"w:{word}" for word in words]
     for word in words:
         marked = f"^{word}$"
-        pieces += [f"t:{marked[begin:begin + 3]}" for begin in range(max(1, len(marked) - 2))]
+        pieces += [f"t:{marked[begin : begin + 3]}" for begin in range(max(1, len(marked) - 2))]
     return [_bucket(piece, TEXT_BUCKETS) for piece in pieces[:limit]]
 
 
@@ -26,7 +28,7 @@ def query_tokens(query: str, limit: int) -> list[int]:
     pieces = [f"w:{word}" for word in words]
     for word in words:
         marked = f"^{word}" + ("$" if word is not words[-1] else "")
-        pieces += [f"t:{marked[begin:begin + 3]}" for begin in range(max(1, len(marked) - 2))]
+        pieces += [f"t:{marked[begin : begin + 3]}" for begin in range(max(1, len(marked) - 2))]
     return [_bucket(piece, TEXT_BUCKETS) for piece in pieces[:limit]]
 
 

@@ -1,10 +1,11 @@
 """Top targets of a key: the titles engaged most for a query, from a source title or in a country.
 
-Enters: deltas of one key. Leaves: its bounded state and the view's values. Called through `query.py`, `source_item.py` and `country.py`.
+Enters: deltas of one key. Leaves: its bounded state and the view's values. Called through `query.py`, `source_item.py`
+and `country.py`.
 
-Bound: a row holds at most 2 * CAPACITY targets. When one more comes, the CAPACITY with the greatest decayed engagement (at the row's newest event
-time, ties by id) stay. A target that is evicted and comes back starts from nothing, so its sum is too low by at most the smallest engagement
-that was kept when it left.
+Bound: a row holds at most 2 * CAPACITY targets. When one more comes, the CAPACITY with the greatest decayed engagement
+(at the row's newest event time, ties by id) stay. A target that is evicted and comes back starts from nothing, so its
+sum is too low by at most the smallest engagement that was kept when it left.
 """
 
 from collections.abc import Callable
@@ -54,7 +55,9 @@ def fold_top_targets(state: TopTargetsState, delta: Delta, half_life_ms: int) ->
         target.sums = [total * factor for total in target.sums]
         target.as_of_ms = delta.event_ts_ms
     target.totals[slot] += delta.amount
-    target.sums[slot], _ = add_decayed(target.sums[slot], target.as_of_ms, delta.amount, delta.event_ts_ms, half_life_ms)
+    target.sums[slot], _ = add_decayed(
+        target.sums[slot], target.as_of_ms, delta.amount, delta.event_ts_ms, half_life_ms
+    )
     if len(state.targets) > 2 * CAPACITY:
         kept = ranked_targets(state, half_life_ms)[:CAPACITY]
         state.targets = dict(sorted(kept))
@@ -62,16 +65,21 @@ def fold_top_targets(state: TopTargetsState, delta: Delta, half_life_ms: int) ->
 
 def ranked_targets(state: TopTargetsState, half_life_ms: int) -> list[tuple[str, Target]]:
     """All targets, the most engaged first, ties by id."""
-    return sorted(state.targets.items(), key=lambda pair: (-engagement_at(pair[1], state.as_of_ms, half_life_ms), pair[0]))
+    return sorted(
+        state.targets.items(), key=lambda pair: (-engagement_at(pair[1], state.as_of_ms, half_life_ms), pair[0])
+    )
 
 
-def top_targets_view(name: str, join_key: str, half_life_ms: int, half_life_name: str, ttl_s: int, doc: str) -> ViewSpec:
+def top_targets_view(
+    name: str, join_key: str, half_life_ms: int, half_life_name: str, ttl_s: int, doc: str
+) -> ViewSpec:
     """The view of one family of top lists."""
 
     def values(state: TopTargetsState) -> tuple[Any, ...]:
         top = ranked_targets(state, half_life_ms)[:CAPACITY]
         sums = [
-            [target.sums[slot] * decay_factor(state.as_of_ms - target.as_of_ms, half_life_ms) for _, target in top] for slot in range(len(SIGNALS))
+            [target.sums[slot] * decay_factor(state.as_of_ms - target.as_of_ms, half_life_ms) for _, target in top]
+            for slot in range(len(SIGNALS))
         ]
         return ([item_id for item_id, _ in top], *sums, state.as_of_ms, msgspec.msgpack.encode(state))
 
@@ -82,7 +90,15 @@ def top_targets_view(name: str, join_key: str, half_life_ms: int, half_life_name
         ttl_s=ttl_s,
         features=(
             FeatureSpec(f"{name}_items", DType.STRINGS, [], "the top targets, most engaged first"),
-            *(FeatureSpec(f"{name}_{signal}_{half_life_name}", DType.FLOAT64S, [], f"their {signal}, decayed sums as of {name}_as_of_ms") for signal in SIGNALS),
+            *(
+                FeatureSpec(
+                    f"{name}_{signal}_{half_life_name}",
+                    DType.FLOAT64S,
+                    [],
+                    f"their {signal}, decayed sums as of {name}_as_of_ms",
+                )
+                for signal in SIGNALS
+            ),
             FeatureSpec(f"{name}_as_of_ms", DType.INT64, 0, "event time at which the sums stand"),
             packed_spec(name),
         ),

@@ -1,10 +1,11 @@
 """The user row: one Redis hash for both user views, and the fold of stage 1.
 
-Enters: a user's engagements, each with the log it stands in. Leaves: the user's state and the deltas for the targets' rows. Called by stage 1 and the
-replay. `session.py` and `user_history.py` say what the two views show of it.
+Enters: a user's engagements, each with the log it stands in. Leaves: the user's state and the deltas for the targets'
+rows. Called by stage 1 and the replay. `session.py` and `user_history.py` say what the two views show of it.
 
-A user's events come from several logs (topic-partitions) that any worker may read in any interleaving, so the state is built of parts that do not
-depend on it: the newest engagements by (event time, id), and for each log a memory that only this log's own order decides.
+A user's events come from several logs (topic-partitions) that any worker may read in any interleaving, so the state is
+built of parts that do not depend on it: the newest engagements by (event time, id), and for each log a memory that only
+this log's own order decides.
 """
 
 from bisect import insort
@@ -74,7 +75,7 @@ class UserState(msgspec.Struct):
         return self.recent[-1].event_ts_ms if self.recent else 0
 
     def title_weights(self, now_ms: int) -> dict[str, float]:
-        """The decayed weight of every remembered title at `now_ms`, merged over the logs in the order of their names."""
+        """The decayed weight of every remembered title at `now_ms`, merged over the logs in order of their names."""
         weights: dict[str, float] = {}
         for log in sorted(self.logs):
             for item_id, title in self.logs[log].titles.items():
@@ -107,14 +108,19 @@ def event_id_hash(event_id: str) -> int:
 def fold_user(state: UserState, coordinate: Coordinate, engagement: Engagement) -> Folded:
     """Fold one engagement into its user's state, in place, and name the deltas for the targets.
 
-    An event id that is among the last SEEN_CAPACITY of the same log changes nothing; one that repeats later than that counts again.
+    An event id that is among the last SEEN_CAPACITY of the same log changes nothing; one that repeats later than that
+    counts again.
     """
     id_hash = event_id_hash(engagement.event_id)
     window = state.seen.setdefault(coordinate.log, [])
     if id_hash in window:
         return Folded([], duplicate=True)
     if engagement.kind is Kind.IMPRESSION:
-        deltas = [delta for item_id in engagement.impressions for delta in _context_deltas(engagement, item_id, Signal.IMPRESSION)]
+        deltas = [
+            delta
+            for item_id in engagement.impressions
+            for delta in _context_deltas(engagement, item_id, Signal.IMPRESSION)
+        ]
     else:
         deltas = _fold_engaged(state, coordinate.log, engagement, id_hash)
     window.append(id_hash)
@@ -125,9 +131,7 @@ def fold_user(state: UserState, coordinate: Coordinate, engagement: Engagement) 
 def _fold_engaged(state: UserState, log: str, engagement: Engagement, id_hash: int) -> list[Delta]:
     memory = state.logs.setdefault(log, LogMemory())
     value = int(engagement.thumb) if engagement.kind is Kind.THUMB else round(100 * engagement.watched_share)
-    moment = Moment(
-        engagement.event_ts_ms, id_hash, int(engagement.kind), engagement.item_id, value, engagement.query
-    )
+    moment = Moment(engagement.event_ts_ms, id_hash, int(engagement.kind), engagement.item_id, value, engagement.query)
     insort(state.recent, moment, key=_moment_order)
     del state.recent[:-RECENT_CAPACITY]
     if engagement.kind is Kind.THUMB:
@@ -135,7 +139,12 @@ def _fold_engaged(state: UserState, log: str, engagement: Engagement, id_hash: i
     if engagement.kind is Kind.CLICK:
         _weigh(memory, engagement.item_id, CLICK_WEIGHT, engagement.event_ts_ms)
         return _context_deltas(engagement, engagement.item_id, Signal.CLICK)
-    _weigh(memory, engagement.item_id, PLAY_BASE_WEIGHT + (1 - PLAY_BASE_WEIGHT) * engagement.watched_share, engagement.event_ts_ms)
+    _weigh(
+        memory,
+        engagement.item_id,
+        PLAY_BASE_WEIGHT + (1 - PLAY_BASE_WEIGHT) * engagement.watched_share,
+        engagement.event_ts_ms,
+    )
     return _context_deltas(engagement, engagement.item_id, Signal.PLAY)
 
 
@@ -145,9 +154,14 @@ def _moment_order(moment: Moment) -> tuple[int, int, int]:
 
 
 def _fold_thumb(memory: LogMemory, engagement: Engagement) -> list[Delta]:
-    """A thumb replaces the earlier one: older or equal changes nothing; newer retracts what was remembered, at its own time, then adds."""
+    """A thumb replaces the earlier one: older or equal changes nothing; newer retracts what was remembered, at its own
+    time, then adds.
+    """
     previous = memory.thumbs.get(engagement.item_id)
-    if previous is not None and (engagement.event_ts_ms, engagement.event_id) <= (previous.event_ts_ms, previous.event_id):
+    if previous is not None and (engagement.event_ts_ms, engagement.event_id) <= (
+        previous.event_ts_ms,
+        previous.event_id,
+    ):
         return []
     deltas = []
     if previous is not None:

@@ -47,7 +47,12 @@ VIEW = ViewSpec(
     join_key="user_id",
     ttl_s=365 * 24 * 3600,
     features=(
-        FeatureSpec("user_history_items", DType.STRINGS, [], f"the {SHOWN} titles of greatest decayed weight, the heaviest first"),
+        FeatureSpec(
+            "user_history_items",
+            DType.STRINGS,
+            [],
+            f"the {SHOWN} titles of greatest decayed weight, the heaviest first",
+        ),
         FeatureSpec("user_history_weights_14d", DType.FLOAT64S, [], "their weights as of user_history_as_of_ms"),
         FeatureSpec("user_history_thumb_items", DType.STRINGS, [], "titles with a thumb in force"),
         FeatureSpec("user_history_thumbs", DType.INT64S, [], "their thumbs: 1 up, 2 double up, -1 down"),

@@ -1,7 +1,7 @@
 """The vector: rows and context become the numbers that the model sees, the same for training and serving.
 
-Enters: the item table, candidate slots and a `Context`. Leaves: an (N, F) float32 matrix, one row per candidate. Called by the scorer and the
-replay. Pure: time comes in as `now_ms`.
+Enters: the item table, candidate slots and a `Context`. Leaves: an (N, F) float32 matrix, one row per candidate. Called
+by the scorer and the replay. Pure: time comes in as `now_ms`.
 """
 
 from collections.abc import Mapping
@@ -110,7 +110,9 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Similarities:
-    """Each candidate's item-to-item score (N,) with the source item, the titles of the history and those of the session."""
+    """Each candidate's item-to-item score (N,) with the source item, the titles of the history and those of the
+    session.
+    """
 
     source: Matrix
     history: Matrix
@@ -157,7 +159,7 @@ def item_columns(table: ItemTable, slots: Slots, now_ms: int) -> list[Matrix]:
     ages_ms = np.maximum(now_ms - table.as_of_ms[slots], 0)[:, None]
     factors = np.exp2(-ages_ms / _HALF_LIVES_MS)
     sums = np.maximum(table.sums[slots].reshape(len(slots), len(SIGNALS), len(HALF_LIVES)) * factors[:, None, :], 0.0)
-    counted = np.log1p(sums[:, _COUNTED, :]).reshape(len(slots), -1)
+    counted = np.log1p(sums[:, _COUNTED, :]).reshape(len(slots), len(COUNTED) * len(HALF_LIVES))
     plays, completed, thumbs_up = sums[:, _PLAYS, -1], sums[:, _COMPLETED, -1], sums[:, _THUMBS_UP, -1]
     first_seen_ms = table.first_seen_ms[slots]
     age_days = np.where(first_seen_ms > 0, np.maximum(now_ms - first_seen_ms, 0) / 86_400_000, 0.0)
@@ -198,7 +200,9 @@ def _by_id(ids: list[str], values: Mapping[str, float]) -> Matrix:
 
 
 def _thumbs(user: UserState) -> dict[str, int]:
-    return {item_id: memory.thumb for log in user.logs.values() for item_id, memory in log.thumbs.items() if memory.thumb}
+    return {
+        item_id: memory.thumb for log in user.logs.values() for item_id, memory in log.thumbs.items() if memory.thumb
+    }
 
 
 def _session_counts(session: list[Moment]) -> dict[str, float]:
@@ -218,4 +222,4 @@ def genre_profile(table: ItemTable, slots: Slots, weights: Matrix) -> Matrix:
     """The (G,) unit vector of the genres of `slots`, each with its weight; zeros when there is none."""
     profile = weights @ table.genres[slots]
     length = float(np.linalg.norm(profile))
-    return profile / length if length > 0 else profile  # type: ignore[no-any-return]
+    return profile / length if length > 0 else profile

@@ -5,9 +5,11 @@
     ├── BadInput               the caller's input breaks a rule: HTTP 4xx, a dead letter, a rejected line of a file
     │   ├── InvalidEvent       an event that cannot be folded; carries a reason code
     │   └── InvalidRequest     a request that cannot be answered
-    ├── StoreUnavailable       the online store did not answer in time
+    ├── StoreUnavailable       the online store did not answer
+    │   └── StoreTimeout       it did not answer within the request's deadline
     ├── StoreFenced            the store is not the one this process began with: the process must end
     ├── BrokerUnavailable      the broker did not answer or did not acknowledge
+    ├── ScorerUnavailable      the scorer did not answer, or answered that it cannot
     ├── DeliveryFailed         one or more events were not acknowledged by the broker
     ├── StackError             the embedded stack could not start, stop or be found
     ├── SchemaMismatch         an artifact was made for another feature registry: refuse to start
@@ -44,7 +46,11 @@ class InvalidRequest(BadInput):
 
 
 class StoreUnavailable(NowrankError):
-    """The online store did not answer in time."""
+    """The online store did not answer."""
+
+
+class StoreTimeout(StoreUnavailable):
+    """The online store did not answer within the request's deadline."""
 
 
 class StoreFenced(NowrankError):
@@ -53,6 +59,10 @@ class StoreFenced(NowrankError):
 
 class BrokerUnavailable(NowrankError):
     """The broker did not answer in time."""
+
+
+class ScorerUnavailable(NowrankError):
+    """The scorer did not answer in time, or answered that it cannot."""
 
 
 class DeliveryFailed(NowrankError):

@@ -1,9 +1,10 @@
 """Settings: the only reader of the environment.
 
-Enters: `NOWRANK_*` variables, then the running embedded stack's `stack.json`, then the defaults below (in that order of strength).
-Leaves: one frozen `Settings`. Called once by each process, which passes the values on.
+Enters: `NOWRANK_*` variables, then the running embedded stack's `stack.json`, then the defaults below (in that order of
+strength). Leaves: one frozen `Settings`. Called once by each process, which passes the values on.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from infra.errors import SettingsError
 
 STACK_FILE = "stack.json"
+STACK_LOCK = "stack.lock"
 
 
 def _setting(default: Any, doc: str) -> Any:
@@ -33,9 +35,10 @@ class Settings:
     workers: int = _setting(1, "stream workers that the embedded stack starts")
     worker_id: str = _setting("worker-0", "name of one worker process in logs and metrics")
     batch_max_events: int = _setting(400, "most records that a stage folds at once")
-    batch_wait_ms: int = _setting(10, "longest wait for a batch to fill")
     broker_session_timeout_s: float = _setting(6.0, "a worker silent for so long loses its partitions")
-    future_limit_s: int = _setting(300, "events further in the future than this are dead-lettered, nearer ones are clamped")
+    future_limit_s: int = _setting(
+        300, "events further in the future than this are dead-lettered, nearer ones are clamped"
+    )
     metrics_host: str = _setting("127.0.0.1", "address on which a worker exposes its metrics")
     metrics_port: int = _setting(0, "port of a worker's metrics; 0: any free one")
     scorer_host: str = _setting("127.0.0.1", "address on which the scorer listens")
@@ -56,8 +59,11 @@ class Settings:
         return self.state_dir / STACK_FILE
 
 
-def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings of this process; raises `SettingsError` for a value of the wrong type."""
+def load_settings(environment: Mapping[str, str] | None = None, *, running_stack: bool = True) -> Settings:
+    """The settings of this process; raises `SettingsError` for a value of the wrong type.
+
+    Without `running_stack` the addresses are those that the user gave: what a command that starts a stack must know.
+    """
     environment = os.environ if environment is None else environment
     from_environment = {
         spec.name: _parse(spec.name, environment[variable], spec.default)
@@ -65,18 +71,32 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         if (variable := f"NOWRANK_{spec.name.upper()}") in environment and environment[variable] != ""
     }
     base = replace(Settings(), **from_environment)
-    running = read_stack_file(base.stack_file)
+    running = read_stack_file(base.stack_file) if running_stack else {}
     addresses = {name: running[name] for name in ("kafka", "redis", "scorer_url") if running.get(name)}
     return replace(base, **{**addresses, **from_environment})
 
 
 def read_stack_file(path: Path) -> dict[str, Any]:
-    """What the embedded stack wrote about itself; empty when it is not running."""
+    """What the embedded stack wrote about itself; empty when it is not running, even if a killed supervisor left it."""
+    if not stack_lives(path.parent):
+        return {}
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def stack_lives(state_dir: Path) -> bool:
+    """True while a supervisor holds the folder's lock; the kernel frees it when that process ends, however it ends."""
+    try:
+        with (state_dir / STACK_LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _parse(name: str, text: str, default: Any) -> Any:

@@ -22,6 +22,7 @@ from faust.transport.drivers import aiokafka as driver
 from features.online_store import FencedStore
 from infra.metrics import Metrics
 from infra.settings import Settings
+from streams.batcher import Batcher
 from streams.dead_letters import DeadLetter, encode_dead_letter
 from streams.deltas import SourcedDelta, send_deltas
 from streams.session_agent import STAGE as SESSION_STAGE, SessionStage
@@ -32,6 +33,8 @@ from streams.worker_http import WorkerHttp
 
 FETCH_WAIT_MS = 10
 HEARTBEAT_S = 0.5
+LOOK_TIMEOUT_S = 5.0
+ANEW = "Empty the store and start anew."
 MAX_REQUEST_BYTES = 1024 * 1024
 CANNOT_CONTINUE = 70
 log = logging.getLogger(__name__)
@@ -88,10 +91,33 @@ class Runtime:
             self.generation = consumer.app.consumer_generation_id
             session = self.session_stage.begin(await self.store.call(FencedStore.read_checkpoints, SESSION_STAGE))
             target = self.target_stage.begin(await self.store.call(FencedStore.read_checkpoints, TARGET_STAGE))
+        checkpoints = {**session, **target}
         assigned = consumer.assignment()
         first = await consumer.earliest_offsets(*assigned)
         ends = await consumer.highwaters(*assigned)
-        return {tp: _start_offset(f"{tp.topic}-{tp.partition}", {**session, **target}, first[tp], ends[tp]) for tp in assigned}
+        starts = {}
+        for tp in assigned:
+            name = f"{tp.topic}-{tp.partition}"
+            starts[tp] = checkpoint = checkpoints.get(name, first[tp])
+            if checkpoint < first[tp]:
+                end_process(f"{name} goes on at {checkpoint} but its log begins at {first[tp]}: {first[tp] - checkpoint} records are lost. {ANEW}")
+            if checkpoint > ends[tp] and not await self._is_in_log(tp, checkpoint - 1):
+                end_process(f"{name} goes on at {checkpoint} but its log ends at {ends[tp]}: this is another log. {ANEW}")
+        return starts
+
+    async def _is_in_log(self, tp: Any, offset: int) -> bool:
+        """Whether the log holds a record at `offset`: the embedded broker reports ends that are too low, so look."""
+        reader = aiokafka.AIOKafkaConsumer(bootstrap_servers=self.settings.kafka, auto_offset_reset="none", enable_auto_commit=False)
+        await reader.start()
+        try:
+            reader.assign([tp])
+            reader.seek(tp, offset)
+            records = await asyncio.wait_for(reader.getone(), LOOK_TIMEOUT_S)
+        except (TimeoutError, aiokafka.errors.KafkaError):
+            return False
+        finally:
+            await reader.stop()
+        return bool(records.offset == offset)
 
     async def apply(self, stage: str, events: list[Any]) -> None:
         """Fold one batch of Faust events; records of an earlier assignment are left to whoever holds their partition now."""
@@ -131,18 +157,6 @@ class Runtime:
 def _to_record(event: Any) -> Record:
     message = event.message
     return Record(message.topic, message.partition, message.offset, round(message.timestamp * 1000), message.value, message.generation_id)
-
-
-def _start_offset(name: str, checkpoints: dict[str, int], first: int, end: int) -> int:
-    """Where to go on in a log; ends the process where going on would lose or invent events."""
-    offset = checkpoints.get(name)
-    if offset is None:
-        return first
-    if offset > end:
-        end_process(f"the checkpoint of {name} is {offset}, its log ends at {end}: this is another log; empty the store and start anew")
-    if offset < first:
-        end_process(f"the checkpoint of {name} is {offset}, its log begins at {first}: {first - offset} records are lost; empty the store and start anew")
-    return offset
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -214,16 +228,22 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
     runtime = app.runtime = Runtime(settings, metrics)
     http = WorkerHttp(settings.metrics_host, settings.metrics_port, metrics, lambda: runtime.is_ready)
 
-    def add_agent(stage: str, *topics: str) -> None:
+    def add_stage(stage: str, *topics: str) -> None:
+        async def apply(events: list[Any]) -> None:
+            await or_end(runtime.apply(stage, events), f"stage {stage}")
+
+        batcher = Batcher(apply, settings.batch_max_events)
+
         async def agent(stream: Any) -> None:
-            async for events in stream.take_events(settings.batch_max_events, within=settings.batch_wait_ms / 1000):
-                await or_end(runtime.apply(stage, events), f"stage {stage}")
+            async for event in stream.events():
+                await batcher.put(event)
 
         channel = app.topic(*topics, key_serializer="raw", value_serializer="raw", value_type=bytes)
         app.agent(channel, name=f"{stage}-stage", concurrency=1)(agent)
+        app.task(batcher.run)
 
-    add_agent(SESSION_STAGE, *EVENT_TOPICS)
-    add_agent(TARGET_STAGE, DELTAS)
+    add_stage(SESSION_STAGE, *EVENT_TOPICS)
+    add_stage(TARGET_STAGE, DELTAS)
 
     @app.on_before_shutdown.connect
     async def stop(*_: Any, **__: Any) -> None:

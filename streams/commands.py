@@ -5,8 +5,6 @@ Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard out
 
 import argparse
 import logging
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +19,6 @@ if TYPE_CHECKING:
     from streams.producer import Producer
 
 MOVIELENS = "movielens-100k"
-SHOWN_REJECTIONS = 100
-DERIVED = (
-    "MovieLens holds ratings only. Event types, tasks and queries are DERIVED: each rating is a click and a play (more stars,\n"
-    "more of the title watched), 4-5 stars also a thumb up, 1-2 a thumb down; tasks by hash; queries from titles and genres."
-)
 
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +81,7 @@ exit code: 0 when every row was imported, 1 when a row was rejected (the good on
 
 def import_(args: argparse.Namespace) -> int:
     """Publish a file of events, a catalogue, or a data set."""
+    from streams.import_report import print_summary
     from streams.producer import Producer
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
@@ -102,7 +96,7 @@ def import_(args: argparse.Namespace) -> int:
     if args.json:
         print(msgspec.json.encode(summary).decode())
     else:
-        _print_summary(summary, args.dry_run)
+        print_summary(summary, args.dry_run)
     return 0 if summary.complete else 1
 
 
@@ -133,45 +127,6 @@ def _rename(pairs: list[str]) -> dict[str, str]:
             raise BadInput("invalid_field", f"--map {pair}: {theirs!r} or {ours!r} is mapped twice")
         rename[theirs] = ours
     return rename
-
-
-def _print_summary(summary: "ImportSummary", dry_run: bool) -> None:
-    for rejection in summary.rejections[:SHOWN_REJECTIONS]:
-        print(rejection, file=sys.stderr)
-    if (more := len(summary.rejections) - SHOWN_REJECTIONS) > 0:
-        print(f"... and {more} rejected rows more: --rejects FILE writes every one", file=sys.stderr)
-    good = [f"{count} {name}s" for name, count in summary.events.items()] + (
-        [f"{summary.items} titles"] if summary.items else []
-    )
-    print(
-        f"{summary.source}: {summary.rows} rows; good: {', '.join(good) or 'none'}; rejected: {len(summary.rejections)}"
-    )
-    for reason, count in sorted(summary.rejected.items()):
-        print(f"  rejected as {reason}: {count}")
-    if summary.ignored_columns:
-        print(f"  columns that are no fields, ignored: {', '.join(summary.ignored_columns)}")
-    if summary.made_event_ids:
-        print(f"  {summary.made_event_ids} rows named no event_id: theirs were made from their content and row number")
-    if summary.oldest_ts_ms is not None and summary.newest_ts_ms is not None:
-        moved = (
-            f", moved by {summary.shift_ms / 86_400_000:.2f} days (--keep-time: not moved)" if summary.shift_ms else ""
-        )
-        print(f"  times: {_date(summary.oldest_ts_ms)} to {_date(summary.newest_ts_ms)}{moved}")
-    if summary.derived:
-        print(DERIVED)
-    if summary.not_acknowledged:
-        print(
-            f"{summary.not_acknowledged} were NOT acknowledged by the broker; the same import again sends the same ids",
-            file=sys.stderr,
-        )
-    if dry_run:
-        print("nothing was published (--dry-run)")
-    else:
-        print(f"published {summary.published} in {summary.took_s:.1f} s")
-
-
-def _date(ts_ms: int) -> str:
-    return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def topics_arguments(parser: argparse.ArgumentParser) -> None:

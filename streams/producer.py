@@ -54,22 +54,23 @@ def new_event_id() -> str:
 
 def event_record(event: Event | Ranking) -> Record:
     """The record of an event, keyed by its user; raises `InvalidEvent`, since building a struct checks nothing."""
-    try:
-        value = encode_event(event)
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-        raise InvalidEvent("invalid_field", f"the event cannot be written as JSON: {error}") from error
+    value = _encoded(event, encode_event)
     decode_record(event.topic, value)
     return Record(event.topic, event.user_id.encode(), value)
 
 
 def item_record(item: Item) -> Record:
     """The record of a title, keyed by its id; raises `InvalidEvent`."""
-    try:
-        value = encode_item(item)
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-        raise InvalidEvent("invalid_field", f"the title cannot be written as JSON: {error}") from error
+    value = _encoded(item, encode_item)
     decode_item(value)
     return Record(topics.ITEMS, item.item_id.encode(), value)
+
+
+def _encoded(thing: Any, encode: Callable[[Any], bytes]) -> bytes:
+    try:
+        return encode(thing)
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise InvalidEvent("invalid_field", f"it cannot be written as JSON: {error}") from error
 
 
 class Producer:
@@ -93,24 +94,10 @@ class Producer:
         """
         self.address = _address(where)
         self._delivery_timeout_s = delivery_timeout_s
-        request_timeout_ms = min(REQUEST_TIMEOUT_S, delivery_timeout_s) * 1000 - linger_ms
-        try:
-            self._kafka: Any = KafkaProducer(
-                bootstrap_servers=self.address.split(","),
-                enable_idempotence=True,
-                acks="all",
-                linger_ms=linger_ms,
-                batch_size=BATCH_BYTES,
-                compression_type=COMPRESSION,
-                delivery_timeout_ms=int(delivery_timeout_s * 1000),
-                request_timeout_ms=int(request_timeout_ms),
-                max_block_ms=int(connect_timeout_s * 1000),
-                bootstrap_timeout_ms=int(connect_timeout_s * 1000),
-                reconnect_backoff_max_ms=1_000,
-                allow_auto_create_topics=False,
-            )
-        except (KafkaError, ValueError, OSError) as error:
-            raise BrokerUnavailable(_absent(self.address, error)) from error
+        self._options = _kafka_options(self.address, connect_timeout_s, delivery_timeout_s, linger_ms)
+        self._kafka = self._connect()
+        self._connecting = threading.Lock()
+        self._broken = False
         self._lock = threading.Lock()
         self._pending: deque[tuple[int, Any]] = deque()
         self._failures: list[tuple[int, str]] = []
@@ -170,8 +157,7 @@ class Producer:
             self.flush()
         finally:
             self._closed = True
-            with contextlib.suppress(KafkaError):
-                self._kafka.close(timeout=EXPIRY_SLACK_S)
+            self._let_go(self._kafka)
 
     def __enter__(self) -> Self:
         return self
@@ -203,6 +189,7 @@ class Producer:
             while self._pending and self._pending[0][1].is_done:
                 position, future = self._pending.popleft()
                 if future.failed():
+                    self._broken = True
                     self._failures.append((position, str(future.exception)))
             oldest = self._pending[0][1] if len(self._pending) >= MAX_PENDING else None
             overflow = len(self._failures) >= MAX_FAILURES
@@ -215,14 +202,15 @@ class Producer:
     def _send(self, record: Record) -> Any:
         if self._closed:
             raise NowrankError("this producer is closed; make another one")
+        client = self._client()
         try:
-            return self._kafka.send(record.topic, record.value, record.key, timestamp_ms=record.timestamp_ms)
+            return client.send(record.topic, record.value, record.key, timestamp_ms=record.timestamp_ms)
         except MessageSizeTooLargeError as error:
             raise InvalidEvent("oversized", str(error)) from error
         except KafkaError as error:
             raise BrokerUnavailable(
-                f"topic {record.topic!r} was not found at {self.address!r} ({error}); `nowrank topics create` creates
-                what is missing"
+                f"topic {record.topic!r} was not found at {self.address!r} ({error}); "
+                "`nowrank topics create` creates what is missing"
             ) from error
 
     def _wait(self, futures: Iterable[tuple[int, Any]]) -> list[tuple[int, str]]:
@@ -235,8 +223,34 @@ class Producer:
             try:
                 future.get(max(0.0, deadline_s - monotonic_s()))
             except KafkaError as error:
+                self._broken = True
                 failures.append((position, str(error)))
         return failures
+
+    def _client(self) -> Any:
+        """The connection; a new one after a failure, since kafka-python's idempotent producer may never send again."""
+        if not self._broken:
+            return self._kafka
+        with self._connecting:
+            if self._broken:
+                old, self._kafka = self._kafka, self._connect()
+                self._broken = False
+                # It may still wait for what other threads sent.
+                threading.Thread(target=self._let_go, args=(old,), name="producer-close", daemon=True).start()
+        return self._kafka
+
+    def _connect(self) -> Any:
+        try:
+            return KafkaProducer(**self._options)
+        except (KafkaError, ValueError, OSError) as error:
+            raise BrokerUnavailable(
+                f"no broker answers at {self.address!r} ({error}); start one with `nowrank up`, or set "
+                "NOWRANK_KAFKA=host:port"
+            ) from error
+
+    def _let_go(self, client: Any) -> None:
+        with contextlib.suppress(KafkaError):
+            client.close(timeout=self._delivery_timeout_s + EXPIRY_SLACK_S)
 
 
 def _checked(make_record: Callable[[Any], Record], things: Iterable[Any]) -> list[Record]:
@@ -256,5 +270,18 @@ def _address(where: Settings | str | None) -> str:
     return address
 
 
-def _absent(address: str, error: Exception) -> str:
-    return f"no broker answers at {address!r} ({error}); start one with `nowrank up`, or set NOWRANK_KAFKA=host:port"
+def _kafka_options(address: str, connect_timeout_s: float, delivery_timeout_s: float, linger_ms: int) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": address.split(","),
+        "enable_idempotence": True,
+        "acks": "all",
+        "linger_ms": linger_ms,
+        "batch_size": BATCH_BYTES,
+        "compression_type": COMPRESSION,
+        "delivery_timeout_ms": int(delivery_timeout_s * 1000),
+        "request_timeout_ms": int(min(REQUEST_TIMEOUT_S, delivery_timeout_s) * 1000) - linger_ms,
+        "max_block_ms": int(connect_timeout_s * 1000),
+        "bootstrap_timeout_ms": int(connect_timeout_s * 1000),
+        "reconnect_backoff_max_ms": 1_000,
+        "allow_auto_create_topics": False,
+    }

@@ -72,10 +72,13 @@ def create_topics(settings: Settings) -> list[str]:
 
 
 def describe_topics(settings: Settings) -> list[tuple[str, int, int]]:
-    """Name, partitions and records of each of our topics, 0 partitions where it is missing; raises `BrokerUnavailable`."""
+    """Name, partitions (0: missing) and records of each of our topics; raises `BrokerUnavailable`."""
     try:
         consumer = KafkaConsumer(
-            bootstrap_servers=settings.kafka.split(","), group_id=None, allow_auto_create_topics=False, bootstrap_timeout_ms=3_000
+            bootstrap_servers=settings.kafka.split(","),
+            group_id=None,
+            allow_auto_create_topics=False,
+            bootstrap_timeout_ms=3_000,
         )
     except KafkaError as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error

@@ -1,7 +1,7 @@
 """Feast's entities, views and push sources, generated from the registry.
 
-Enters: `features.registry.VIEWS`. Leaves: Feast objects, under names that `feast apply` finds. Called by `apply.py`, and
-by Feast's command line, which imports this file. Importing it takes seconds: it imports Feast.
+Enters: `features.registry.VIEWS`. Leaves: Feast objects, under names that `feast apply` finds. Called by `apply.py`,
+and by Feast's command line, which imports this file. Importing it takes seconds: it imports Feast.
 """
 
 from datetime import timedelta

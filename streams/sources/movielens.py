@@ -5,15 +5,18 @@ Enters: a folder with GroupLens' own files (`u.data`, `u.item`, `u.user`) or wit
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from features.catalogue import Item
 from infra.errors import BadInput
 from streams.labels import Log
-from streams.sources.derive import Member, Rating, derive_labels
+from streams.sources.derive import WATCHED_SHARE, Member, Rating, derive_labels
 from streams.sources.shift import shift_ms
+
+T = TypeVar("T")
 
 NAME = "movielens-100k"
 # What the complete data set holds, by its own README.
@@ -22,9 +25,20 @@ FIRST_S, LAST_S = 874_724_710, 893_286_638
 
 # The order of the flags in `u.item`.
 GENRES = (
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Film-Noir",
-    "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
-)  # fmt: skip
+    *(
+        "unknown",
+        "Action",
+        "Adventure",
+        "Animation",
+        "Children's",
+        "Comedy",
+        "Crime",
+        "Documentary",
+        "Drama",
+        "Fantasy",
+    ),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
 UNKNOWN_GENRE = "unknown"
 UNKNOWN_TITLES = frozenset({"unknown", "unkonwn"})
 ARTICLES = "The|A|An|Il|La|Le|Les|L'|Lo|Das|Der|Die|El|Los|Las|Un|Une"
@@ -60,18 +74,15 @@ def read_tables(folder: Path) -> Tables:
     """
     if (folder / "u.data").is_file():
         tables = Tables(
-            [Rating(user, item, int(stars), int(ts)) for user, item, stars, ts in _lines(folder / "u.data", "\t", 4)],
-            [_item_of_flags(cells) for cells in _lines(folder / "u.item", "|", 5 + len(GENRES), "latin-1")],
-            [_member(cells) for cells in _lines(folder / "u.user", "|", 5)],
+            _read(folder / "u.data", _rating, 4),
+            _read(folder / "u.item", _item_of_flags, 5 + len(GENRES), "|", "latin-1"),
+            _read(folder / "u.user", _member, 5, "|"),
         )
     elif (folder / "ml-100k.inter").is_file():
         tables = Tables(
-            [
-                Rating(user, item, int(float(stars)), int(float(ts)))
-                for user, item, stars, ts in _table(folder / "ml-100k.inter", 4)
-            ],
-            [_item_of_columns(cells) for cells in _table(folder / "ml-100k.item", 4)],
-            [_member(cells) for cells in _table(folder / "ml-100k.user", 5)],
+            _read(folder / "ml-100k.inter", _rating, 4, header=True),
+            _read(folder / "ml-100k.item", _item_of_columns, 4, header=True),
+            _read(folder / "ml-100k.user", _member, 5, header=True),
         )
     else:
         raise BadInput("not_found", f"{folder} holds no MovieLens-100k; `nowrank data get {NAME}` gets it")
@@ -132,22 +143,36 @@ def _member(cells: list[str]) -> Member:
     return Member(user_id, int(age), gender, occupation, zip_code)
 
 
-def _table(path: Path, columns: int) -> Iterator[list[str]]:
-    """The rows of a tab-separated file below its header."""
-    rows = _lines(path, "\t", columns)
-    next(rows, None)
-    return rows
+def _rating(cells: list[str]) -> Rating:
+    user, item, stars, ts = cells
+    rating = Rating(user, item, int(float(stars)), int(float(ts)))
+    if rating.stars not in WATCHED_SHARE:
+        raise ValueError(f"{stars} stars; there are 1 to 5")
+    return rating
 
 
-def _lines(path: Path, separator: str, columns: int, encoding: str = "utf-8") -> Iterator[list[str]]:
+def _read(
+    path: Path,
+    make: Callable[[list[str]], T],
+    columns: int,
+    separator: str = "\t",
+    encoding: str = "utf-8",
+    header: bool = False,
+) -> list[T]:
+    """What `make` makes of each line; raises `BadInput` with the line's number."""
     try:
         lines = path.read_text(encoding).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput("not_found", f"{path} cannot be read: {error}") from error
+    made = []
     for number, line in enumerate(lines, start=1):
-        if not line:
+        if not line or (header and number == 1):
             continue
         cells = line.split(separator)
         if len(cells) != columns:
             raise BadInput("malformed_row", f"{path}, line {number}: {len(cells)} columns; there must be {columns}")
-        yield cells
+        try:
+            made.append(make(cells))
+        except (ValueError, OverflowError) as error:
+            raise BadInput("malformed_row", f"{path}, line {number}: {error}") from error
+    return made

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.errors import BadInput, NowrankError
@@ -26,8 +26,8 @@ from streams.sources.movielens import NAME, check_complete, read_tables
 LICENCE = """MovieLens-100k: 100,000 ratings of 1,682 movies by 943 members, collected by the GroupLens Research
 Project at the University of Minnesota, September 1997 to April 1998. Research use, not commercial without permission,
 no redistribution; publications name F. M. Harper and J. A. Konstan: The MovieLens Datasets. ACM TiiS 5, 4 (2015).
-https://grouplens.org/datasets/movielens/100k/ It holds ratings only: clicks, plays, thumbs, tasks and queries are
-DERIVED from them by one documented rule."""
+https://grouplens.org/datasets/movielens/100k/
+It holds ratings only: clicks, plays, thumbs, tasks and queries are DERIVED from them by one documented rule."""
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 # GroupLens publishes this sum beside the archive.
@@ -51,6 +51,7 @@ FETCH_ERRORS = (
 )  # fmt: skip
 
 Files = dict[str, bytes]
+Source = tuple[str, Callable[[], Files]]
 
 
 def movielens_folder(state_dir: Path) -> Path:
@@ -58,7 +59,7 @@ def movielens_folder(state_dir: Path) -> Path:
     return state_dir / "data" / NAME
 
 
-def get_movielens(state_dir: Path, say: Callable[[str], None]) -> Path:
+def get_movielens(state_dir: Path, say: Callable[[str], None], sources: Sequence[Source] | None = None) -> Path:
     """The folder with the complete data set, fetched when it is not there yet; raises `NowrankError` when no source
     has it.
     """
@@ -67,7 +68,7 @@ def get_movielens(state_dir: Path, say: Callable[[str], None]) -> Path:
         say(f"{NAME} is already in {folder}")
         return folder
     causes = []
-    for name, fetch in ((GROUPLENS_URL, from_grouplens), (f"the wheel of {RECBOLE}", from_recbole)):
+    for name, fetch in SOURCES if sources is None else sources:
         try:
             files = fetch()
             store(files, folder, source=name)
@@ -78,8 +79,8 @@ def get_movielens(state_dir: Path, say: Callable[[str], None]) -> Path:
         say(f"{NAME} is in {folder}, from {name}")
         return folder
     raise NowrankError(
-        f"{NAME} could not be fetched ({'; '.join(causes)}); download {GROUPLENS_URL} elsewhere and unpack its files
-        into {folder}"
+        f"{NAME} could not be fetched ({'; '.join(causes)}); "
+        f"download {GROUPLENS_URL} elsewhere and unpack its files into {folder}"
     )
 
 
@@ -163,3 +164,7 @@ def _verified(files: Files) -> Files:
         if (seen := hashlib.sha256(content).hexdigest()) != RECBOLE_SHA256[name]:
             raise BadInput("checksum", f"the SHA-256 of {name} is {seen}, not {RECBOLE_SHA256[name]}")
     return files
+
+
+# In the order in which they are tried.
+SOURCES: tuple[Source, ...] = ((GROUPLENS_URL, from_grouplens), (f"the wheel of {RECBOLE}", from_recbole))

@@ -1,0 +1,137 @@
+"""The commands `up`, `down` and `status`.
+
+Enters: arguments. Leaves: a running stack, or none, and what there is to know about it. Called by the command line.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+from infra.clock import now_ms
+from infra.embedded.control import run_stack, start_stack, stop_stack
+from infra.embedded.plan import PARTS
+from infra.embedded.stack_file import running_stack
+from infra.errors import StackError
+from infra.settings import Settings, load_settings
+
+_UP_EXAMPLES = """\
+examples:
+  nowrank up                        everything, in this terminal, until Ctrl-C
+  nowrank up --detach               the same in the background; `nowrank down` ends it
+  nowrank up --only broker,redis    the servers alone
+  NOWRANK_KAFKA=kafka:9092 NOWRANK_REDIS=redis:6379 nowrank up
+                                    workers and scorer on servers of your own
+
+Ports are free loopback ports, chosen at each start; `nowrank status` and stack.json in the state folder (.nowrank) name
+them. The broker keeps its log in memory: when it starts, the embedded store is emptied, for its rows count events of
+that log. For development on one machine; in production use Apache Kafka and Redis."""
+
+
+def up_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `nowrank up`."""
+    parser.epilog = _UP_EXAMPLES
+    parser.add_argument(
+        "--detach", "-d", action="store_true", help="return when everything is ready and leave it running"
+    )
+    parser.add_argument(
+        "--only", type=_part_names, default=PARTS, metavar="PARTS", help=f"some of {','.join(PARTS)} (default: all)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="stream workers to start (default: NOWRANK_WORKERS, which is 1)"
+    )
+
+
+def up(args: argparse.Namespace) -> int:
+    """Start the stack, or say what is running."""
+    settings = load_settings(running_stack=False)
+    if args.workers is not None:
+        settings = replace(settings, workers=args.workers)
+    if settings.workers < 1:
+        raise StackError(
+            f"{settings.workers} workers were asked for; there must be at least 1 (leave workers out with --only)"
+        )
+    running = running_stack(settings.state_dir.resolve())
+    if running is not None:
+        print("already running:" if running["state"] == "running" else f"already {running['state']}:")
+        print(_table(running))
+    elif args.detach:
+        start_stack(settings, only=args.only, say=_say)
+    else:
+        run_stack(settings, args.only, _say)
+    return 0
+
+
+def down_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `nowrank down`: none."""
+    parser.epilog = (
+        "example:\n  nowrank down\n\nWorkers and scorer end first, then the servers. Redis keeps its rows on disk."
+    )
+
+
+def down(args: argparse.Namespace) -> int:
+    """Stop the stack; nothing to stop is no failure."""
+    settings = load_settings(running_stack=False)
+    print("stopped" if stop_stack(settings, say=_say) else f"no stack is running in {settings.state_dir}")
+    return 0
+
+
+def status_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `nowrank status`."""
+    parser.epilog = (
+        "examples:\n  nowrank status\n  nowrank status --json | python -m json.tool\n\n"
+        "Exit code 0 when every part is ready, 1 when nothing runs or a part is not ready."
+    )
+    parser.add_argument("--json", action="store_true", help="print what stack.json holds")
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print what is running, and where."""
+    settings: Settings = load_settings(running_stack=False)
+    running = running_stack(settings.state_dir.resolve())
+    if args.json:
+        print(json.dumps(running or {"state": "stopped", "processes": []}, indent=2))
+    elif running is None:
+        print(f"no stack is running in {settings.state_dir}; start one with `nowrank up`")
+    else:
+        print(_table(running))
+    return 0 if running is not None and running["state"] == "running" and _all_ready(running) else 1
+
+
+def _all_ready(running: dict[str, Any]) -> bool:
+    return all(process["state"] == "ready" for process in running["processes"])
+
+
+def _table(running: dict[str, Any]) -> str:
+    rows = [("PART", "STATE", "PID", "UP", "RESTARTS", "ADDRESS")]
+    for process in running["processes"]:
+        up_s = (now_ms() - process["started_ms"]) // 1000
+        rows.append(
+            (
+                process["name"],
+                process["state"],
+                str(process["pid"] or "-"),
+                f"{up_s} s",
+                str(process["restarts"]),
+                process["address"],
+            )
+        )
+    named = {process["name"] for process in running["processes"]}
+    for name, key in (("broker", "kafka"), ("redis", "redis")):
+        if name not in named and running.get(key):
+            rows.append((name, "yours", "-", "-", "-", running[key].split(",password")[0]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"supervisor pid {running.get('pid', '-')}, logs in {running.get('log_dir', '-')}"])
+
+
+def _part_names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in PARTS:
+            raise argparse.ArgumentTypeError(f"{name!r} is no part of the stack; its parts are {', '.join(PARTS)}")
+    return names
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,161 @@
+"""Starting and stopping the stack from outside: in this process, or in one of its own that stays.
+
+Enters: settings. Leaves: a running stack, or none. Called by `nowrank up` and `nowrank down`, the demo and the tests.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infra.clock import monotonic_s
+from infra.embedded.child import dies_with_parent
+from infra.embedded.plan import PARTS, log_dir, module_command
+from infra.embedded.stack import Stack
+from infra.embedded.stack_file import end_leftovers, hold_lock, running_stack
+from infra.errors import StackError
+from infra.settings import Settings, child_environment, stack_lives
+
+SUPERVISOR_LOG = "supervisor.log"
+STOP_TIMEOUT_S = 60.0
+EXIT_TIMEOUT_S = 5.0
+POLL_INTERVAL_S = 0.05
+
+Say = Callable[[str], None]
+_background: list["subprocess.Popen[bytes]"] = []  # supervisors that this process started, to be reaped
+
+
+def start_stack(
+    settings: Settings, *, detach: bool = True, only: Collection[str] = PARTS, tied: bool = False, say: Say = print
+) -> dict[str, Any]:
+    """Start the stack and return the content of its `stack.json` once every part is ready; a stack that runs already is
+    returned as it is.
+
+    Addresses in `settings` are taken for servers of the user's own. With `tied` the stack ends when the calling thread
+    does. Without `detach` this process becomes the supervisor until it is asked to end, and the answer is empty. Raises
+    `StackError` when a part does not start.
+    """
+    settings = replace(settings, state_dir=settings.state_dir.resolve())
+    running = running_stack(settings.state_dir)
+    if running is not None:
+        return running
+    if not detach:
+        run_stack(settings, only, say)
+        return {}
+    return _start_in_background(settings, only, tied, say)
+
+
+def run_stack(settings: Settings, only: Collection[str] = PARTS, say: Say = print) -> None:
+    """Be the stack's supervisor until SIGINT, SIGTERM or SIGHUP."""
+    settings = replace(settings, state_dir=settings.state_dir.resolve())
+    with hold_lock(settings.state_dir):
+        for name in end_leftovers(settings.state_dir):
+            say(f"{name} was left over from a supervisor that was killed, and was ended")
+        _keep_previous_logs(log_dir(settings))
+        asyncio.run(Stack(settings, only, say).run())
+
+
+def stop_stack(settings: Settings, *, say: Say = print) -> bool:
+    """End the stack and all it started; False when none was running. Raises `StackError` when it does not end."""
+    state_dir = settings.state_dir.resolve()
+    running = running_stack(state_dir)
+    if running is None:
+        if state_dir.is_dir():
+            for name in end_leftovers(state_dir):
+                say(f"{name} was left over from a supervisor that was killed, and was ended")
+        return False
+    pid = running.get("pid")
+    if pid is None:
+        raise StackError(f"a stack is just starting in {state_dir}; try again in a second")
+    _signal(pid, signal.SIGTERM)
+    if not _wait_until_unlocked(state_dir, STOP_TIMEOUT_S):
+        say(f"the supervisor (pid {pid}) did not end within {STOP_TIMEOUT_S:g} s and is killed with all its processes")
+        _signal(pid, signal.SIGKILL)
+        if not _wait_until_unlocked(state_dir, EXIT_TIMEOUT_S):
+            raise StackError(
+                f"the supervisor (pid {pid}) could not be ended; its log: {running.get('log_dir')}/{SUPERVISOR_LOG}"
+            )
+        end_leftovers(state_dir)
+    _wait_until_ended(pid)
+    _background[:] = [child for child in _background if child.poll() is None]
+    return True
+
+
+def _start_in_background(settings: Settings, only: Collection[str], tied: bool, say: Say) -> dict[str, Any]:
+    log_path = log_dir(settings) / SUPERVISOR_LOG
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("wb") as log:
+        child = subprocess.Popen(
+            module_command("nowrank.cli", "up", "--only", ",".join(only)),
+            env={**child_environment(settings), "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=dies_with_parent(signal.SIGTERM) if tied else None,
+        )
+    _background.append(child)
+    try:
+        with log_path.open("rb") as log:
+            return _relay_until_running(settings.state_dir, child, log, say)
+    except BaseException:  # an interrupted caller as well must not leave half a stack
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+        raise
+
+
+def _relay_until_running(state_dir: Path, child: "subprocess.Popen[bytes]", log: Any, say: Say) -> dict[str, Any]:
+    while True:
+        ended = child.poll() is not None
+        running = running_stack(state_dir)
+        is_running = running is not None and running["state"] == "running"
+        for line in log.read().decode(errors="replace").splitlines():
+            say(line)
+        if ended:
+            raise StackError(
+                f"the stack did not start (exit code {child.returncode}); what it said is above and in {log.name}"
+            )
+        if is_running and running is not None:
+            return running
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _keep_previous_logs(folder: Path) -> None:
+    """Begin with empty logs and keep those of the run before as `NAME.previous.log`; the supervisor's own is already
+    open.
+    """
+    for path in folder.glob("*.log"):
+        if path.name != SUPERVISOR_LOG and not path.name.endswith(".previous.log"):
+            path.replace(path.with_name(f"{path.stem}.previous.log"))
+
+
+def _wait_until_unlocked(state_dir: Path, timeout_s: float) -> bool:
+    deadline_s = monotonic_s() + timeout_s
+    while stack_lives(state_dir):
+        if monotonic_s() > deadline_s:
+            return False
+        time.sleep(POLL_INTERVAL_S)
+    return True
+
+
+def _wait_until_ended(pid: int) -> None:
+    """The lock is freed a little before the process is gone; a zombie whose parent does not care is gone as well."""
+    deadline_s = monotonic_s() + EXIT_TIMEOUT_S
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.status() != psutil.STATUS_ZOMBIE and monotonic_s() < deadline_s:
+            time.sleep(POLL_INTERVAL_S / 5)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

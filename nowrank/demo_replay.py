@@ -1,0 +1,179 @@
+"""The demo's events: the whole log through Kafka, and events played live with their freshness.
+
+Enters: a log and the running stack. Leaves: rows in the store, events/s, freshness. Called by `demo.py`.
+"""
+
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import redis
+from prometheus_client.parser import text_string_to_metric_families
+
+from features.engagement import Kind
+from features.online_store import connect, read_states
+from features.rows import ITEM, USER
+from infra.clock import monotonic_s, now_ms
+from infra.errors import NowrankError
+from infra.settings import Settings
+from model.progress import Progress
+from streams.events import Click, Engaged, Play
+from streams.labels import Log
+from streams.producer import Producer, new_event_id
+
+CHUNK = 2_000
+LIVE_EVENTS = 2_000
+LIVE_EVENTS_PER_S = 100
+POLL_S = 0.002
+STALL_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What the replay did; `took_s` runs from the first event sent to the last row written."""
+
+    events: int
+    took_s: float
+
+    @property
+    def events_per_s(self) -> float:
+        """Events folded by both stages, a second."""
+        return self.events / self.took_s
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """Event time to readable in the store, in ms, of every event played live."""
+
+    session_ms: list[float]
+    target_ms: list[float]
+
+
+def replay(settings: Settings, worker_urls: Sequence[str], log: Log, progress: Progress) -> Replayed:
+    """Publish the catalogue and every event, wait until both stages have folded them, and check the rows against the log."""
+    events = log.events
+    progress.step("events -> Kafka -> rows", len(events))
+    began_s = monotonic_s()
+    folded = 0
+    with Producer(settings) as producer:
+        producer.send_items(log.items)
+        remaining = iter(events)
+        while chunk := list(islice(remaining, CHUNK)):
+            producer.send_many(chunk)
+            folded = _advance(progress, worker_urls, folded)
+        producer.flush()
+    _await_folded(worker_urls, progress, folded, len(events))
+    took_s = monotonic_s() - began_s
+    check_rows(connect(settings.redis), settings.feast_project, events)
+    return Replayed(len(events), took_s)
+
+
+def check_rows(client: redis.Redis, project: str, events: Sequence[Engaged]) -> None:
+    """Compare the item rows with a count over the log; raises `NowrankError` for the first that differs."""
+    clicks = Counter(event.item_id for event in events if isinstance(event, Click))
+    plays = Counter(event.item_id for event in events if isinstance(event, Play))
+    item_ids = sorted(clicks | plays)
+    for item_id, state in zip(item_ids, read_states(client, project, [(ITEM, item_id) for item_id in item_ids]), strict=True):
+        seen, expected = (state.totals[1], state.totals[2]), (clicks[item_id], plays[item_id])
+        if seen != expected:
+            raise NowrankError(f"the row of item {item_id} holds {seen} clicks and plays; the log has {expected}")
+
+
+def play_live(settings: Settings, log: Log, progress: Progress) -> Freshness:
+    """Play LIVE_EVENTS fresh clicks of the data's own users at LIVE_EVENTS_PER_S, and watch each one become readable."""
+    progress.step(f"live: {LIVE_EVENTS_PER_S} events/s", LIVE_EVENTS)
+    labels = log.labels[-LIVE_EVENTS:]
+    client = connect(settings.redis)
+    waiting: dict[int, _Awaited] = {}
+    freshness = Freshness([], [])
+    with Producer(settings) as producer:
+        begin_s = monotonic_s()
+        sent = 0
+        while sent < len(labels) or waiting:
+            if sent < len(labels) and monotonic_s() >= begin_s + sent / LIVE_EVENTS_PER_S:
+                label = labels[sent]
+                before = read_states(client, settings.feast_project, [(ITEM, label.item_id)])[0].totals[1]
+                pending = sum(1 for awaited in waiting.values() if awaited.item_id == label.item_id and awaited.target_ms is None)
+                event = Click(event_id=new_event_id(), user_id=label.user_id, item_id=label.item_id, event_ts_ms=now_ms())
+                producer.send(event)
+                waiting[sent] = _Awaited(event.user_id, event.item_id, event.event_ts_ms, before + pending + 1)
+                sent += 1
+                progress.advance()
+            _look(client, settings.feast_project, waiting, freshness)
+            time.sleep(POLL_S)
+            if monotonic_s() - begin_s > LIVE_EVENTS / LIVE_EVENTS_PER_S + STALL_S:
+                raise NowrankError(f"{len(waiting)} of {sent} live events did not become readable within {STALL_S:.0f} s")
+    return freshness
+
+
+@dataclass(slots=True)
+class _Awaited:
+    user_id: str
+    item_id: str
+    event_ts_ms: int
+    clicks: int
+    session_ms: float | None = None
+    target_ms: float | None = None
+
+
+def _look(client: redis.Redis, project: str, waiting: dict[int, _Awaited], freshness: Freshness) -> None:
+    """Note which awaited events are readable now: in the user's session, and in the item's count."""
+    if not waiting:
+        return
+    wanted = [pair for awaited in waiting.values() for pair in ((USER, awaited.user_id), (ITEM, awaited.item_id))]
+    states = iter(read_states(client, project, wanted))
+    seen_ms = now_ms()
+    for number, awaited in list(waiting.items()):
+        user, item = next(states), next(states)
+        if awaited.session_ms is None and any(
+            moment.kind == Kind.CLICK and moment.event_ts_ms == awaited.event_ts_ms and moment.item_id == awaited.item_id for moment in user.recent
+        ):
+            awaited.session_ms = seen_ms - awaited.event_ts_ms
+        if awaited.target_ms is None and item.totals[1] >= awaited.clicks:
+            awaited.target_ms = seen_ms - awaited.event_ts_ms
+        if awaited.session_ms is not None and awaited.target_ms is not None:
+            freshness.session_ms.append(awaited.session_ms)
+            freshness.target_ms.append(awaited.target_ms)
+            del waiting[number]
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The percentile of measured values, linear between neighbours."""
+    return float(np.percentile(np.array(values), percent))
+
+
+def _advance(progress: Progress, worker_urls: Sequence[str], folded: int) -> int:
+    now_folded = int(_scrape(worker_urls)["nowrank_worker_events_total"])
+    progress.advance(now_folded - folded)
+    return now_folded
+
+
+def _await_folded(worker_urls: Sequence[str], progress: Progress, folded: int, expected: int) -> None:
+    """Wait until stage 1 has folded `expected` events and stage 2 has no delta left; raises `NowrankError` when nothing moves for STALL_S."""
+    last_moved_s = monotonic_s()
+    while True:
+        scraped = _scrape(worker_urls)
+        if scraped["nowrank_worker_dead_letters_total"]:
+            raise NowrankError("some events were dead-lettered; `nowrank dead-letters list` says why")
+        if scraped["nowrank_worker_events_total"] >= expected and scraped["nowrank_worker_lag_records"] == 0:
+            return
+        if (moved := _advance(progress, worker_urls, folded)) > folded:
+            folded, last_moved_s = moved, monotonic_s()
+        if monotonic_s() - last_moved_s > STALL_S:
+            raise NowrankError(f"the workers folded {folded} of {expected} events and then nothing for {STALL_S:.0f} s; see their logs")
+        time.sleep(0.2)
+
+
+def _scrape(worker_urls: Sequence[str]) -> Counter[str]:
+    """Every metric of the workers, summed over workers and labels."""
+    sums: Counter[str] = Counter()
+    for url in worker_urls:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            for family in text_string_to_metric_families(answer.read().decode()):
+                for sample in family.samples:
+                    sums[sample.name] += sample.value  # type: ignore[assignment]
+    return sums

@@ -1,0 +1,175 @@
+"""Compare-and-set, the fence and the checkpoints, on a real Redis."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from features.delta import Delta, Entity, Signal
+from features.engagement import Coordinate, Engagement, Kind
+from features.item import fold_item
+from features.online_store import FencedStore, Row, connect, parse_address, read_states
+from features.rows import ITEM, USER, encode_contained
+from features.user import UserState, fold_user
+from infra.errors import SettingsError, StoreFenced, StoreUnavailable
+from infra.settings import Settings
+
+NOW_MS = 1_750_000_000_000
+PROJECT = "store_test"
+
+
+@pytest.fixture
+def store(settings: Settings, redis_client: redis.Redis) -> Iterator[FencedStore]:
+    opened = FencedStore(settings.redis, PROJECT)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def other_store(settings: Settings, store: FencedStore) -> Iterator[FencedStore]:
+    opened = FencedStore(settings.redis, PROJECT)
+    yield opened
+    opened.close()
+
+
+def click(row: Row, offset: int) -> Row:
+    """Fold one more click into an item's row."""
+    fold_item(row.state, Delta(Entity.ITEM, "50", "50", Signal.CLICK, 1, NOW_MS + offset))
+    row.contained["deltas-0"] = offset
+    return row
+
+
+def clicks(store: FencedStore) -> int:
+    return int(store.read_rows(ITEM, ["50"])[0].state.totals[1])
+
+
+def test_a_missing_row_is_a_new_state_that_contains_nothing(store: FencedStore) -> None:
+    [row] = store.read_rows(ITEM, ["never seen"])
+    assert (row.state, row.contained, row.stored) == (ITEM.new_state(), {}, b"")
+
+
+def test_a_row_written_is_read_back_by_workers_and_by_the_scorer(store: FencedStore, redis_client: redis.Redis) -> None:
+    [row] = store.read_rows(ITEM, ["50"])
+    assert store.write_rows([click(row, 7)]) == [True]
+    [read] = store.read_rows(ITEM, ["50"])
+    assert (read.state, read.contained, read.stored) == (row.state, {"deltas-0": 7}, encode_contained({"deltas-0": 7}))
+    assert read_states(redis_client, PROJECT, [(ITEM, "50"), (ITEM, "none")]) == [row.state, ITEM.new_state()]
+
+
+def test_a_users_row_keeps_the_windows_that_only_the_fold_needs(store: FencedStore) -> None:
+    [row] = store.read_rows(USER, ["ü-1"])
+    event = Engagement(kind=Kind.CLICK, event_id="e", user_id="ü-1", event_ts_ms=NOW_MS, item_id="50")
+    fold_user(row.state, Coordinate("clicks-0", 3), event)
+    store.write_rows([row])
+    [read] = store.read_rows(USER, ["ü-1"])
+    assert read.state == row.state
+    assert fold_user(read.state, Coordinate("clicks-0", 3), event).duplicate
+
+
+def test_a_writer_that_read_an_older_row_is_refused_and_changes_nothing(
+    store: FencedStore, other_store: FencedStore
+) -> None:
+    [stale], [fresh] = store.read_rows(ITEM, ["50"]), other_store.read_rows(ITEM, ["50"])
+    assert other_store.write_rows([click(fresh, 1)]) == [True]
+    assert store.write_rows([click(stale, 2)]) == [False]
+    [row] = store.read_rows(ITEM, ["50"])
+    assert (row.contained, clicks(store)) == ({"deltas-0": 1}, 1)
+
+
+def test_after_reloading_a_refused_writer_succeeds(store: FencedStore, other_store: FencedStore) -> None:
+    [stale], [fresh] = store.read_rows(ITEM, ["50"]), other_store.read_rows(ITEM, ["50"])
+    other_store.write_rows([click(fresh, 1)])
+    store.write_rows([click(stale, 2)])
+    [reloaded] = store.read_rows(ITEM, ["50"])
+    assert store.write_rows([click(reloaded, 2)]) == [True]
+    assert clicks(other_store) == 2
+
+
+def test_a_writer_goes_on_from_its_own_write_without_reading_again(store: FencedStore) -> None:
+    [row] = store.read_rows(ITEM, ["50"])
+    assert [store.write_rows([click(row, offset)]) for offset in range(3)] == [[True]] * 3
+    assert clicks(store) == 3
+
+
+def test_of_many_rows_only_those_that_moved_are_refused(store: FencedStore, other_store: FencedStore) -> None:
+    rows = store.read_rows(ITEM, ["a", "50", "b"])
+    other_store.write_rows([click(*other_store.read_rows(ITEM, ["50"]), 1)])
+    assert store.write_rows([click(row, 2) for row in rows]) == [True, False, True]
+
+
+def test_a_store_that_was_emptied_fences_every_call(store: FencedStore, redis_client: redis.Redis) -> None:
+    [row] = store.read_rows(ITEM, ["50"])
+    redis_client.flushdb()
+    calls = (
+        lambda: store.read_rows(ITEM, ["50"]),
+        lambda: store.write_rows([click(row, 1)]),
+        lambda: store.read_checkpoints("stage-1"),
+        lambda: store.write_checkpoints("stage-1", {"plays-0": b"1"}),
+        lambda: store.write_checkpoints("stage-1", {}),
+    )
+    for call in calls:
+        with pytest.raises(StoreFenced):
+            call()
+    assert redis_client.dbsize() == 0
+
+
+def test_a_store_of_another_generation_fences_the_workers_of_the_old_one(
+    store: FencedStore, settings: Settings, redis_client: redis.Redis
+) -> None:
+    redis_client.flushdb()
+    successor = FencedStore(settings.redis, PROJECT)
+    with pytest.raises(StoreFenced):
+        store.read_rows(ITEM, ["50"])
+    assert successor.write_rows([click(*successor.read_rows(ITEM, ["50"]), 1)]) == [True]
+    successor.close()
+
+
+def test_a_connection_that_breaks_is_never_opened_again(store: FencedStore, redis_client: redis.Redis) -> None:
+    [row] = store.read_rows(ITEM, ["50"])
+    redis_client.client_kill_filter(_type="normal", skipme=True)
+    for _ in range(3):
+        with pytest.raises(StoreFenced):
+            store.write_rows([click(row, 1)])
+        with pytest.raises(StoreFenced):
+            store.read_checkpoints("stage-1")
+    assert not redis_client.exists(row.key)
+
+
+def test_workers_of_one_generation_share_it(store: FencedStore, other_store: FencedStore) -> None:
+    store.write_rows([click(*store.read_rows(ITEM, ["50"]), 1)])
+    assert clicks(other_store) == 1
+
+
+def test_checkpoints_are_kept_by_stage_and_log(store: FencedStore, other_store: FencedStore) -> None:
+    assert store.read_checkpoints("stage-1") == {}
+    store.write_checkpoints("stage-1", {"plays-0": b"5", "clicks-1": b"7"})
+    store.write_checkpoints("stage-1", {"plays-0": b"6"})
+    store.write_checkpoints("stage-2", {"deltas-0": b"\x00\xff"})
+    assert other_store.read_checkpoints("stage-1") == {"plays-0": b"6", "clicks-1": b"7"}
+    assert other_store.read_checkpoints("stage-2") == {"deltas-0": b"\x00\xff"}
+
+
+def test_no_store_at_the_address_is_a_clear_error() -> None:
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        FencedStore("127.0.0.1:1", PROJECT)
+
+
+def test_addresses_have_feasts_form() -> None:
+    assert parse_address("redis:6379") == {"host": "redis", "port": 6379}
+    assert parse_address("redis:6379,db=2,username=u,password=a=b,ssl=true") == {
+        "host": "redis", "port": 6379, "db": 2, "username": "u", "password": "a=b", "ssl": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "address", ["", "redis", "redis:", ":6379", "redis:port", "redis:6379,db=x", "redis:6379,foo=1"]
+)
+def test_an_address_that_cannot_be_used_is_refused(address: str) -> None:
+    with pytest.raises(SettingsError, match="NOWRANK_REDIS"):
+        parse_address(address)
+
+
+def test_a_plain_client_gives_up_instead_of_trying_again() -> None:
+    with connect("127.0.0.1:1", timeout_s=0.5) as client, pytest.raises(redis.ConnectionError):
+        read_states(client, PROJECT, [(USER, "u")])
+    assert UserState() == USER.new_state()

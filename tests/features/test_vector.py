@@ -1,0 +1,200 @@
+"""The vector, on values computed by hand."""
+
+from math import log1p, sqrt
+
+import numpy as np
+import pytest
+
+from features.catalogue import Item
+from features.decay import DAY_MS, HALF_LIVES_MS
+from features.engagement import Kind, Task, Thumb
+from features.item import SIGNALS, ItemState
+from features.item_table import ITEM_GENRES, TITLE_TOKENS, ItemTable
+from features.query import HALF_LIFE_MS
+from features.top_targets import Target, TopTargetsState
+from features.user import LogMemory, Moment, ThumbMemory, Title, UserState
+from features.vector import COLUMN_NAMES, Context, Similarities, pair_matrix
+
+NOW_MS = 1_750_000_000_000
+STAR_WARS, STAR_TREK, ALIEN = "sw", "st", "al"
+
+
+@pytest.fixture
+def table() -> ItemTable:
+    """Three titles; only the first has a row."""
+    filled = ItemTable(capacity=1)
+    filled.set_item(Item(item_id=STAR_WARS, title="Star Wars", genres=("Action", "Sci-Fi")))
+    filled.set_item(Item(item_id=STAR_TREK, title="Star Trek", genres=("Sci-Fi",)))
+    filled.set_item(Item(item_id=ALIEN, title="Alien", genres=("Horror",)))
+    filled.set_state(filled.slot(STAR_WARS), item_state(plays=8.0, completed_plays=4.0, thumbs_up=2.0, clicks=3.0))
+    return filled
+
+
+def item_state(**sums: float) -> ItemState:
+    """A row that stands one day before NOW_MS, first seen three days before; the same sum for every half-life."""
+    state = ItemState(as_of_ms=NOW_MS - DAY_MS, first_seen_ms=NOW_MS - 3 * DAY_MS)
+    for signal, total in sums.items():
+        slot = 3 * SIGNALS.index(signal)
+        state.sums[slot : slot + 3] = [total] * 3
+    return state
+
+
+def column(table: ItemTable, name: str, context: Context, similarities: Similarities | None = None) -> list[float]:
+    """One column for Star Wars, Star Trek, Alien and the null item."""
+    slots = np.array([*table.slots([STAR_WARS, STAR_TREK, ALIEN]), 0])
+    matrix = pair_matrix(table, slots, context, similarities)
+    assert (matrix.shape, matrix.dtype) == ((4, len(COLUMN_NAMES)), np.float32)
+    return [float(value) for value in matrix[:, COLUMN_NAMES.index(name)]]
+
+
+def context(**fields: object) -> Context:
+    return Context(**{"task": Task.PRE_QUERY, "now_ms": NOW_MS, **fields})  # type: ignore[arg-type]
+
+
+def moment(item_id: str, age_ms: int, kind: Kind = Kind.CLICK, value: int = 0) -> Moment:
+    return Moment(NOW_MS - age_ms, age_ms, int(kind), item_id, value)
+
+
+def user(*recent: Moment, titles: dict[str, Title] | None = None, thumbs: dict[str, Thumb] | None = None) -> UserState:
+    remembered = {item_id: ThumbMemory(NOW_MS, "e", int(thumb)) for item_id, thumb in (thumbs or {}).items()}
+    return UserState(
+        recent=sorted(recent, key=lambda each: each.event_ts_ms), logs={"log": LogMemory(titles or {}, remembered)}
+    )
+
+
+@pytest.mark.parametrize("half_life", HALF_LIVES_MS)
+def test_item_sums_are_decayed_to_now_and_put_on_a_log_scale(table: ItemTable, half_life: str) -> None:
+    factor = 2.0 ** (-DAY_MS / HALF_LIVES_MS[half_life])
+    assert column(table, f"item_clicks_{half_life}", context()) == pytest.approx([log1p(3 * factor), 0, 0, 0])
+    assert column(table, f"item_plays_{half_life}", context()) == pytest.approx([log1p(8 * factor), 0, 0, 0])
+    assert column(table, f"item_thumbs_down_{half_life}", context()) == [0, 0, 0, 0]
+
+
+def test_rates_lean_on_their_prior_until_there_are_plays(table: ItemTable) -> None:
+    factor = 2.0 ** (-1 / 14)
+    completion = (4 * factor + 5) / (8 * factor + 10)
+    thumbs_up = (2 * factor + 2) / (8 * factor + 10)
+    assert column(table, "item_completion_rate", context()) == pytest.approx([completion, 0.5, 0.5, 0.5])
+    assert column(table, "item_thumbs_up_rate", context()) == pytest.approx([thumbs_up, 0.2, 0.2, 0.2])
+
+
+def test_age_counts_from_the_first_engagement(table: ItemTable) -> None:
+    assert column(table, "item_age_days", context()) == pytest.approx([log1p(3), 0, 0, 0])
+
+
+def test_an_item_row_ahead_of_now_is_read_as_it_stands(table: ItemTable) -> None:
+    early = Context(task=Task.PRE_QUERY, now_ms=NOW_MS - 2 * DAY_MS)
+    assert column(table, "item_clicks_30m", early)[0] == pytest.approx(log1p(3))
+
+
+def test_the_targets_of_the_query_are_decayed_to_now(table: ItemTable) -> None:
+    targets = TopTargetsState(
+        as_of_ms=NOW_MS,
+        targets={
+            STAR_WARS: Target(NOW_MS - HALF_LIFE_MS, [0, 4, 2], [0.0, 4.0, 2.0]),
+            "not in the catalogue": Target(NOW_MS, [0, 9, 9], [0.0, 9.0, 9.0]),
+        },
+    )
+    asked = context(query="star", query_targets=targets)
+    assert column(table, "query_clicks", asked) == pytest.approx([log1p(2), 0, 0, 0])
+    assert column(table, "query_plays", asked) == pytest.approx([log1p(1), 0, 0, 0])
+    assert column(table, "source_item_clicks", asked) == column(table, "country_plays", asked) == [0, 0, 0, 0]
+
+
+def test_a_query_is_compared_with_the_titles(table: ItemTable) -> None:
+    assert column(table, "title_exact", context(query="star wars")) == [1, 0, 0, 0]
+    assert column(table, "title_prefix", context(query="star")) == [1, 1, 0, 0]
+    assert column(table, "title_word_prefix", context(query="wars")) == [1, 0, 0, 0]
+    fuzzy = column(table, "title_fuzzy", context(query="star wasr"))
+    assert 1 > fuzzy[0] > fuzzy[2]
+    assert column(table, "title_fuzzy", context(query="star wars"))[0] == 1
+    assert column(table, "title_fuzzy", context()) == [0, 0, 0, 0]
+
+
+def test_genres_are_compared_as_unit_vectors(table: ItemTable) -> None:
+    from_trek = column(table, "source_genres", context(source_item_id=STAR_TREK))
+    assert from_trek == pytest.approx([1 / sqrt(2), 1, 0, 0])
+    assert column(table, "source_genres", context(source_item_id="unknown")) == [0, 0, 0, 0]
+
+
+def test_history_weighs_titles_and_their_genres(table: ItemTable) -> None:
+    fan = context(user=user(titles={STAR_TREK: Title(NOW_MS - 14 * DAY_MS, 2.0), "gone": Title(NOW_MS, 5.0)}))
+    assert column(table, "user_title_weight", fan) == [0, 1, 0, 0]
+    assert column(table, "user_genres", fan) == pytest.approx([1 / sqrt(2), 1, 0, 0])
+
+
+def test_disliked_titles_count_against_their_genres(table: ItemTable) -> None:
+    critic = context(user=user(titles={ALIEN: Title(NOW_MS, -2.0)}, thumbs={ALIEN: Thumb.DOWN, STAR_WARS: Thumb.NONE}))
+    assert column(table, "user_thumb", critic) == [0, 0, -1, 0]
+    assert column(table, "user_genres", critic) == [0, 0, -1, 0]
+
+
+def test_only_the_open_session_counts_and_a_thumb_down_counts_against(table: ItemTable) -> None:
+    busy = context(
+        user=user(
+            moment(ALIEN, DAY_MS),
+            moment(STAR_TREK, 3000),
+            moment(STAR_TREK, 2000, Kind.PLAY, 50),
+            moment(STAR_WARS, 1000, Kind.THUMB, int(Thumb.DOWN)),
+            moment("unknown", 500),
+        )
+    )
+    assert column(table, "session_engagements", busy) == [-1, 2, 0, 0]
+    profile = np.array([-1 / sqrt(2), 2 - 1 / sqrt(2)])  # Action, Sci-Fi
+    wars = float(profile @ [1 / sqrt(2), 1 / sqrt(2)] / np.linalg.norm(profile))
+    trek = float(profile[1] / np.linalg.norm(profile))
+    assert column(table, "session_genres", busy) == pytest.approx([wars, trek, 0, 0], abs=1e-6)
+
+
+def test_similarities_are_passed_through(table: ItemTable) -> None:
+    given = Similarities(*(np.full(4, value, np.float32) for value in (0.25, 0.5, 0.75)))
+    for name, value in (("source_similarity", 0.25), ("user_similarity", 0.5), ("session_similarity", 0.75)):
+        assert column(table, name, context(), given) == [value] * 4
+        assert column(table, name, context()) == [0] * 4
+
+
+def test_missing_rows_give_finite_numbers_and_no_personal_part(table: ItemTable) -> None:
+    for name in COLUMN_NAMES:
+        values = column(table, name, context())
+        assert np.isfinite(values).all(), name
+        if name.startswith(("user_", "session_", "query_", "source_", "country_")):
+            assert values == [0, 0, 0, 0], name
+
+
+def test_no_candidates_give_an_empty_matrix(table: ItemTable) -> None:
+    nobody = pair_matrix(table, np.zeros(0, np.int64), context(query="star"), None)
+    assert nobody.shape == (0, len(COLUMN_NAMES))
+
+
+def test_unknown_items_are_slot_zero_and_slot_zero_stays_empty(table: ItemTable) -> None:
+    assert table.slots(["unknown", STAR_TREK]).tolist() == [0, 2]
+    assert (table.ids[0], table.items[0], len(table)) == ("", None, 4)
+    assert not table.sums[0].any()
+    assert not table.genres[0].any()
+
+
+def test_a_table_grows_and_keeps_what_it_holds() -> None:
+    table = ItemTable(capacity=1)
+    for index in range(100):
+        slot = table.set_item(Item(item_id=str(index), title=f"Title {index}", genres=("Drama",)))
+        table.set_state(slot, ItemState(as_of_ms=index + 1))
+    assert table.slots(str(index) for index in range(100)).tolist() == list(range(1, 101))
+    assert table.as_of_ms[1:101].tolist() == list(range(1, 101))
+    assert table.titles[100] == "title 99"
+    assert len(table) == 101
+
+
+def test_an_item_set_again_replaces_its_title_and_genres(table: ItemTable) -> None:
+    slot = table.set_item(Item(item_id=STAR_WARS, title="Solo", genres=()))
+    assert (slot, table.titles[slot]) == (1, "solo")
+    assert not table.genres[slot].any()
+    assert not table.genre_tokens[slot].any()
+    assert table.sums[slot].any()
+
+
+def test_long_titles_and_many_genres_are_cut_to_their_arrays() -> None:
+    table = ItemTable()
+    genres = tuple(f"genre {index}" for index in range(20))
+    slot = table.set_item(Item(item_id="1", title="a very long title " * 20, genres=genres))
+    assert np.count_nonzero(table.title_tokens[slot]) == TITLE_TOKENS
+    assert np.count_nonzero(table.genre_tokens[slot]) == ITEM_GENRES

@@ -1,0 +1,297 @@
+"""The embedded stack, with its real broker and its real Redis."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from infra.embedded import EmbeddedServers, running_stack, start_stack, stop_stack
+from infra.embedded.plan import make_plan
+from infra.embedded.servers import PORT_RANGE, free_port, redis_binary
+from infra.embedded.stack_file import hold_lock
+from infra.errors import StackError
+from infra.settings import Settings, load_settings
+from streams.topics import CLICKS, TOPICS, create_topics
+
+SERVERS = ("broker", "redis")
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+def ended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def client_of(address: str) -> redis.Redis:
+    host, _, port = address.partition(":")
+    return redis.Redis(host, int(port))
+
+
+def pids(stack: dict) -> dict[str, int]:
+    return {process["name"]: process["pid"] for process in stack["processes"]}
+
+
+def process_of(state_dir: Path, name: str) -> dict:
+    stack = running_stack(state_dir)
+    assert stack is not None
+    return next(process for process in stack["processes"] if process["name"] == name)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a stack that the test starts by itself; whatever it left is ended."""
+    found = Settings(state_dir=tmp_path)
+    yield found
+    stop_stack(found)
+
+
+def test_events_go_through_the_embedded_broker_in_order(topics: Settings) -> None:
+    producer = KafkaProducer(bootstrap_servers=topics.kafka, acks="all", enable_idempotence=True)
+    sent = [producer.send(CLICKS, value=b"round-trip-%d" % i, partition=1) for i in range(500)]
+    offsets = [future.get(10).offset for future in sent]
+    producer.close()
+    consumer = KafkaConsumer(bootstrap_servers=topics.kafka, auto_offset_reset="earliest", enable_auto_commit=False)
+    consumer.assign([TopicPartition(CLICKS, 1)])
+    consumer.seek(TopicPartition(CLICKS, 1), offsets[0])
+    values: list[bytes] = []
+    until(lambda: values.extend(r.value for rs in consumer.poll(200).values() for r in rs) or len(values) >= 500)
+    consumer.close()
+    assert values == [b"round-trip-%d" % i for i in range(500)]
+    assert offsets == list(range(offsets[0], offsets[0] + 500))
+
+
+def test_topics_are_created_once_with_their_partitions(topics: Settings) -> None:
+    assert create_topics(topics) == []
+    consumer = KafkaConsumer(bootstrap_servers=topics.kafka)
+    found = {spec.name: len(consumer.partitions_for_topic(spec.name) or ()) for spec in TOPICS}
+    consumer.close()
+    assert found == {spec.name: topics.partitions if spec.partitioned else 1 for spec in TOPICS}
+
+
+def test_embedded_redis_never_evicts_and_keeps_an_append_only_file(redis_client: redis.Redis) -> None:
+    assert redis_client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+    assert redis_client.config_get("appendonly") == {"appendonly": "yes"}
+    assert redis_client.config_get("appendfsync") == {"appendfsync": "everysec"}
+    assert redis_client.config_get("bind") == {"bind": "127.0.0.1"}
+
+
+def test_redis_that_is_killed_comes_back_on_its_port_with_its_rows(tmp_path: Path) -> None:
+    with EmbeddedServers(tmp_path) as servers:
+        client_of(servers.redis).set("row", "value")
+        servers.kill("redis")
+        until(lambda: servers.restarts("redis") == 1)
+        until(lambda: _get(servers.redis, "row") == b"value")
+
+
+def _get(address: str, key: str) -> bytes | None:
+    try:
+        return client_of(address).get(key)  # type: ignore[return-value]
+    except redis.RedisError:
+        return None
+
+
+def test_servers_end_with_their_block(tmp_path: Path) -> None:
+    with EmbeddedServers(tmp_path) as servers:
+        both = [servers.pid(name) for name in SERVERS]
+    assert all(ended(pid) for pid in both)
+    assert threading.active_count() < 50
+
+
+def test_stack_starts_says_where_it_is_and_stops(own: Settings) -> None:
+    said: list[str] = []
+    stack = start_stack(own, only=SERVERS, say=said.append)
+    assert client_of(stack["redis"]).ping()
+    assert create_topics(Settings(kafka=stack["kafka"])) == [], "`up` creates the topics"
+    found = load_settings({"NOWRANK_STATE_DIR": str(own.state_dir)})
+    assert (found.kafka, found.redis) == (stack["kafka"], stack["redis"])
+    assert [line.split()[0] for line in said if " ready in " in line] == ["redis", "broker", "topics"]
+    assert stop_stack(own, say=said.append)
+    assert all(ended(pid) for pid in [stack["pid"], *pids(stack).values()])
+    assert running_stack(own.state_dir) is None
+    assert not own.stack_file.exists()
+    assert not stop_stack(own)
+
+
+def test_second_start_returns_what_is_running(own: Settings) -> None:
+    first = start_stack(own, only=("redis",), say=lambda line: None)
+    second = start_stack(own, only=SERVERS, say=lambda line: None)
+    assert (second["pid"], pids(second)) == (first["pid"], pids(first))
+
+
+def test_second_up_says_what_is_running_and_succeeds(own: Settings) -> None:
+    stack = start_stack(own, only=("redis",), say=lambda line: None)
+    again = run_cli(own, "up")
+    assert again.returncode == 0
+    assert "already running" in again.stdout
+    assert stack["redis"] in again.stdout
+
+
+def test_status_tells_a_running_stack_from_none(own: Settings) -> None:
+    assert run_cli(own, "status").returncode == 1
+    stack = start_stack(own, only=("redis",), say=lambda line: None)
+    status = run_cli(own, "status", "--json")
+    assert status.returncode == 0
+    assert json.loads(status.stdout)["redis"] == stack["redis"]
+    assert stack["redis"] in run_cli(own, "status").stdout
+
+
+def run_cli(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NOWRANK_")}
+    return subprocess.run(
+        [sys.executable, "-m", "nowrank.cli", *arguments],
+        env={**environment, "NOWRANK_STATE_DIR": str(settings.state_dir)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_foreground_stack_ends_cleanly_on_ctrl_c_and_on_sigterm(own: Settings) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        command = [sys.executable, "-m", "nowrank.cli", "up", "--only", "redis"]
+        environment = {**os.environ, "NOWRANK_STATE_DIR": str(own.state_dir), "NOWRANK_REDIS": ""}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as up:
+            until(lambda: (running_stack(own.state_dir) or {}).get("state") == "running")
+            redis_pid = process_of(own.state_dir, "redis")["pid"]
+            up.send_signal(number)
+            output, _ = up.communicate(timeout=30)
+        assert up.returncode == 0
+        assert output.endswith("stopped\n")
+        assert ended(redis_pid)
+        assert not own.stack_file.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next `up` ends what is left")
+def test_supervisor_that_is_killed_leaves_no_process_and_blocks_no_new_start(own: Settings) -> None:
+    stack = start_stack(own, only=SERVERS, say=lambda line: None)
+    os.kill(stack["pid"], signal.SIGKILL)
+    until(lambda: all(ended(pid) for pid in pids(stack).values()))
+    until(lambda: running_stack(own.state_dir) is None)  # its other threads may end a moment after its children
+    assert own.stack_file.exists(), "nobody was there to remove it"
+    assert load_settings({"NOWRANK_STATE_DIR": str(own.state_dir)}).kafka == ""
+    assert start_stack(own, only=("redis",), say=lambda line: None)["pid"] != stack["pid"]
+
+
+def test_broker_that_comes_back_empty_gets_its_topics_and_an_empty_store(own: Settings) -> None:
+    stack = start_stack(own, only=SERVERS, say=lambda line: None)
+    client_of(stack["redis"]).set("row", "counted from the log that is about to be lost")
+    os.kill(pids(stack)["broker"], signal.SIGKILL)
+    until(lambda: process_of(own.state_dir, "broker")["restarts"] == 1)
+    until(lambda: process_of(own.state_dir, "broker")["state"] == "ready")
+    assert client_of(stack["redis"]).dbsize() == 0
+    assert create_topics(Settings(kafka=stack["kafka"])) == []
+    assert "redis     emptied: 1 keys" in (own.state_dir / "logs" / "supervisor.log").read_text()
+
+
+def test_start_with_a_new_broker_empties_the_store_and_says_so(own: Settings) -> None:
+    stack = start_stack(own, only=SERVERS, say=lambda line: None)
+    client_of(stack["redis"]).set("row", "of the first run")
+    stop_stack(own)
+    said: list[str] = []
+    stack = start_stack(own, only=SERVERS, say=said.append)
+    assert client_of(stack["redis"]).dbsize() == 0
+    assert any("emptied: 1 keys" in line for line in said)
+
+
+def test_redis_alone_keeps_its_rows_from_one_start_to_the_next(own: Settings) -> None:
+    stack = start_stack(own, only=("redis",), say=lambda line: None)
+    client_of(stack["redis"]).set("row", "kept")
+    stop_stack(own)
+    stack = start_stack(own, only=("redis",), say=lambda line: None)
+    assert client_of(stack["redis"]).get("row") == b"kept"
+
+
+def test_servers_of_the_users_own_are_used_and_neither_started_nor_emptied(own: Settings, topics: Settings) -> None:
+    client_of(topics.redis).set("row", "the user's")
+    given = Settings(state_dir=own.state_dir, kafka=topics.kafka, redis=topics.redis)
+    stack = start_stack(given, only=SERVERS, say=lambda line: None)
+    assert (stack["kafka"], stack["redis"], stack["processes"]) == (topics.kafka, topics.redis, [])
+    assert client_of(topics.redis).get("row") == b"the user's"
+
+
+def test_address_where_nothing_answers_is_named(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    dead = Settings(state_dir=own.state_dir, redis=f"127.0.0.1:{free_port()}")
+    with pytest.raises(StackError, match="did not start"):
+        start_stack(dead, only=("redis",), say=said.append)
+    assert any(f"NOWRANK_REDIS is '{dead.redis}', but nothing answered there" in line for line in said)
+    assert running_stack(own.state_dir) is None
+
+
+def test_workers_without_a_broker_are_refused_before_anything_starts(own: Settings) -> None:
+    with pytest.raises(StackError, match="need a broker: add 'broker' to --only, or set NOWRANK_KAFKA"):
+        make_plan(own, ("redis", "worker"))
+
+
+def test_plan_gives_each_process_its_own_port_and_every_address(own: Settings) -> None:
+    plan = make_plan(Settings(state_dir=own.state_dir, workers=3), ("broker", "redis", "worker", "scorer"))
+    addresses = [spec.address for spec in [*plan.servers, *plan.processes]]
+    assert len(set(addresses)) == 6
+    for spec in plan.processes:
+        found = load_settings(spec.environment, running_stack=False)
+        assert (found.kafka, found.redis, found.scorer_url) == (
+            plan.settings.kafka,
+            plan.settings.redis,
+            plan.settings.scorer_url,
+        )
+    assert [load_settings(spec.environment).worker_id for spec in plan.workers] == ["worker-0", "worker-1", "worker-2"]
+
+
+def test_only_one_supervisor_holds_a_folder(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from infra.embedded.stack_file import hold_lock\n"
+        f"with hold_lock(Path({str(tmp_path)!r})): pass"
+    )
+    with hold_lock(tmp_path):
+        second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "a stack is already running in" in second.stderr
+
+
+def test_free_ports_lie_outside_the_range_of_outgoing_connections() -> None:
+    assert all(free_port() in PORT_RANGE for _ in range(20))
+
+
+def test_redis_on_the_path_serves_where_the_wheel_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = tmp_path / "redis-server"
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    monkeypatch.setattr("infra.embedded.servers.find_spec", lambda package: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert redis_binary() == binary
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(StackError, match=r"install `redis-server` .*, or set NOWRANK_REDIS"):
+        redis_binary()
+
+
+def test_ctrl_c_during_the_start_leaves_nothing(own: Settings) -> None:
+    dead = f"127.0.0.1:{free_port()}"  # the start waits for it some seconds
+    environment = {**os.environ, "NOWRANK_STATE_DIR": str(own.state_dir), "NOWRANK_KAFKA": dead, "NOWRANK_REDIS": ""}
+    command = [sys.executable, "-m", "nowrank.cli", "up", "--only", "redis"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as up:
+        until(lambda: any(p["state"] == "ready" for p in (running_stack(own.state_dir) or {}).get("processes", [])))
+        redis_pid = process_of(own.state_dir, "redis")["pid"]
+        up.send_signal(signal.SIGINT)
+        output, _ = up.communicate(timeout=30)
+    assert up.returncode == 0
+    assert "running; logs" not in output
+    assert output.endswith("stopped\n")
+    assert ended(redis_pid)

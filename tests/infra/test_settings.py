@@ -1,0 +1,104 @@
+"""Settings: where a value comes from, and the page that documents them."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from infra.commands import settings_page
+from infra.embedded.stack_file import hold_lock, write_stack
+from infra.errors import SettingsError
+from infra.settings import Settings, child_environment, load_settings, settings_table
+from nowrank.cli import main
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def stack_dir(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a stack that lives."""
+    with hold_lock(tmp_path):
+        write_stack(tmp_path, {"pid": os.getpid(), "kafka": "127.0.0.1:1", "redis": "127.0.0.1:2", "scorer_url": ""})
+        yield tmp_path
+
+
+def test_defaults_hold_when_nothing_is_set() -> None:
+    assert load_settings({}, running_stack=False) == Settings()
+
+
+def test_every_setting_can_be_set_and_reaches_a_child_unchanged() -> None:
+    changed = {
+        str: "text",
+        int: 7,
+        float: 2.5,
+        type(Path()): Path("folder"),
+    }
+    wanted = Settings(**{spec.name: changed[type(spec.default)] for spec in fields(Settings)})
+    assert load_settings(child_environment(wanted)) == wanted
+
+
+def test_empty_variable_means_the_default() -> None:
+    assert load_settings({"NOWRANK_WORKERS": ""}, running_stack=False).workers == Settings().workers
+
+
+def test_zero_is_a_value_and_not_the_default() -> None:
+    assert load_settings({"NOWRANK_FUTURE_LIMIT_S": "0"}).future_limit_s == 0
+
+
+def test_value_of_the_wrong_type_is_refused_with_its_name_and_its_text() -> None:
+    with pytest.raises(SettingsError, match=r"NOWRANK_WORKERS is 'two'; it must be of type int"):
+        load_settings({"NOWRANK_WORKERS": "two"})
+
+
+def test_running_stack_gives_the_addresses(stack_dir: Path) -> None:
+    found = load_settings({"NOWRANK_STATE_DIR": str(stack_dir)})
+    assert (found.kafka, found.redis) == ("127.0.0.1:1", "127.0.0.1:2")
+
+
+def test_environment_wins_over_the_running_stack(stack_dir: Path) -> None:
+    found = load_settings({"NOWRANK_STATE_DIR": str(stack_dir), "NOWRANK_KAFKA": "kafka:9092"})
+    assert (found.kafka, found.redis) == ("kafka:9092", "127.0.0.1:2")
+
+
+def test_command_that_starts_a_stack_sees_only_what_the_user_gave(stack_dir: Path) -> None:
+    assert load_settings({"NOWRANK_STATE_DIR": str(stack_dir)}, running_stack=False).kafka == ""
+
+
+def test_stack_file_that_a_dead_supervisor_left_does_not_count(tmp_path: Path) -> None:
+    # The recorded process lives (it is this one), but nobody holds the lock: a process number alone proves nothing.
+    write_stack(tmp_path, {"pid": os.getpid(), "kafka": "127.0.0.1:1"})
+    assert load_settings({"NOWRANK_STATE_DIR": str(tmp_path)}).kafka == ""
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_damaged_stack_file_does_not_count(stack_dir: Path, content: str) -> None:
+    (stack_dir / "stack.json").write_text(content)
+    assert load_settings({"NOWRANK_STATE_DIR": str(stack_dir)}).kafka == ""
+
+
+def test_documented_page_is_the_generated_one() -> None:
+    assert (REPOSITORY / "docs" / "settings.md").read_text() == settings_page(), "run `make docs`"
+
+
+def test_every_setting_is_in_the_table() -> None:
+    for spec in fields(Settings):
+        assert f"`NOWRANK_{spec.name.upper()}`" in settings_table()
+
+
+def test_settings_command_prints_values_in_force_and_hides_the_password(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOWRANK_REDIS", "redis:6379,db=1,password=secret")
+    monkeypatch.setenv("NOWRANK_WORKERS", "3")
+    assert main(["settings"]) == 0
+    shown = capsys.readouterr().out
+    assert "redis:6379,db=1,password=***" in shown
+    assert "secret" not in shown
+    assert any(line.split()[:2] == ["NOWRANK_WORKERS", "3"] for line in shown.splitlines())
+
+
+def test_stack_file_is_json_that_others_can_read(stack_dir: Path) -> None:
+    assert json.loads((stack_dir / "stack.json").read_text())["kafka"] == "127.0.0.1:1"
