@@ -1,0 +1,86 @@
+"""The artifact watch: picks up a model when it appears, and a newer one when it replaces it.
+
+Enters: the artifact's folder. Leaves: a warmed model in the `Scorer`, or a line in the log and the old model. Run as a
+task of the scorer's process.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from features.engagement import Task
+from features.vector import Context
+from infra.clock import now_ms
+from infra.errors import NowrankError
+from infra.metrics import Metrics
+from model.artifact import CARD, load_artifact
+from serving.scorer import LoadedModel, Scorer
+
+POLL_S = 1.0
+WARM_UP_CANDIDATES = 500
+WARM_UP_RUNS = 3
+
+log = logging.getLogger(__name__)
+
+
+class ArtifactWatch:
+    """Looks at the folder's card; what has been seen once, good or bad, is not tried again until it changes."""
+
+    def __init__(self, path: Path, scorer: Scorer, metrics: Metrics) -> None:
+        self._path = path
+        self._scorer = scorer
+        self._metrics = metrics
+        self._seen: tuple[int, int] | None = None
+
+    async def run(self) -> None:
+        """Follow the folder for as long as the process lives."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Load the artifact when it is another one than last time; encode the titles again when they have changed."""
+        stamp = _stamp(self._path / CARD)
+        if stamp is not None and stamp != self._seen:
+            self._seen = stamp
+            await self._load()
+        model = self._scorer.model
+        if model is not None and model.encoded_version != self._scorer.library.content_version:
+            version = self._scorer.library.content_version
+            model.encoded = await asyncio.to_thread(model.artifact.encode_items, self._scorer.library.table)
+            model.encoded_version = version
+
+    async def _load(self) -> None:
+        library = self._scorer.library
+        try:
+            artifact = await asyncio.to_thread(load_artifact, self._path)
+            library.put_artifact_items(artifact.items)
+            version = library.content_version
+            model = LoadedModel(artifact, await asyncio.to_thread(artifact.encode_items, library.table), version)
+            self._warm_up(model)
+        except NowrankError as error:
+            log.error("the artifact is refused, %s stays: %s", self._scorer.version, error)
+            return
+        except Exception:
+            log.exception("the artifact in %s is refused, %s stays", self._path, self._scorer.version)
+            return
+        self._scorer.model = model
+        self._metrics.set("nowrank_scorer_model_loaded_timestamp_seconds", now_ms() / 1000)
+        log.info("model %s answers from now on", artifact.version)
+
+    def _warm_up(self, model: LoadedModel) -> None:
+        """Score every task: the first request finds no cold path, and a model that cannot score is refused here."""
+        slots = np.arange(WARM_UP_CANDIDATES) % len(self._scorer.library.table)
+        for task in list(Task) * WARM_UP_RUNS:
+            context = Context(task=task, now_ms=now_ms(), query="a")
+            self._scorer.score(self._scorer.prepare(model, context, slots), task)
+
+
+def _stamp(card: Path) -> tuple[int, int] | None:
+    try:
+        found = card.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino

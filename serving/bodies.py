@@ -1,0 +1,91 @@
+"""Bodies: read up to a limit, and taken apart when they hold many things.
+
+Enters: a request's stream. Leaves: bytes, or the JSON values of an array, of lines, or of one object. Called by the
+API.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from starlette.requests import Request
+
+from infra.errors import BadInput, InvalidRequest
+from serving.contract import Rejected, decode_json
+
+MAX_RANK_BYTES = 1024 * 1024
+MAX_EVENTS_BYTES = 8 * 1024 * 1024
+MAX_EVENTS = 10_000
+
+T = TypeVar("T")
+
+
+class Parsed(NamedTuple):
+    """The things that follow the rules, each one's place in the body, and those that do not."""
+
+    values: list[Any]
+    places: list[int]
+    rejected: list[Rejected]
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The body; raises `InvalidRequest` (`oversized`, `empty`), for a declared length before anything is read."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise _oversized(f"the body has {declared} bytes", limit_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise _oversized("the body goes on", limit_bytes)
+    if not body.strip():
+        raise InvalidRequest("empty", "the body is empty; send JSON")
+    return bytes(body)
+
+
+def parse_many(body: bytes, convert: Callable[[Any], T]) -> Parsed:
+    """One JSON object, an array of them, or one per line (NDJSON), each through `convert`.
+
+    Raises `InvalidRequest` for anything else.
+    """
+    parsed = Parsed([], [], [])
+    for index, value in enumerate(_split(body)):
+        try:
+            thing = convert(value.read() if isinstance(value, _Line) else value)
+        except BadInput as error:
+            parsed.rejected.append(Rejected(index=index, reason=error.reason, message=error.message, field=error.field))
+        else:
+            parsed.values.append(thing)
+            parsed.places.append(index)
+    return parsed
+
+
+class _Line(bytes):
+    """A line of NDJSON that is still to be decoded, so that a broken one spoils only itself."""
+
+    def read(self) -> Any:
+        return decode_json(self)
+
+
+def _split(body: bytes) -> list[Any]:
+    lines = [_Line(line) for line in body.splitlines() if line.strip()]
+    if len(lines) > 1 and _is_object(lines[0]):
+        values: list[Any] = lines
+    else:
+        whole = decode_json(body)
+        values = whole if isinstance(whole, list) else [whole]
+    if not values:
+        raise InvalidRequest("empty", "the array is empty; send at least one")
+    if len(values) > MAX_EVENTS:
+        raise InvalidRequest("oversized", f"the body holds {len(values)}; at most {MAX_EVENTS} go into one request")
+    return values
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(decode_json(line), dict)
+    except InvalidRequest:
+        return False
+
+
+def _oversized(seen: str, limit_bytes: int) -> InvalidRequest:
+    return InvalidRequest("oversized", f"{seen}; here it may have at most {limit_bytes}")

@@ -1,0 +1,148 @@
+"""Candidates: which titles are worth scoring when the request names none.
+
+Enters: a request's context and the library. Leaves: item ids, each once, with the source that brought it first. Called
+by `rank.py`.
+
+| source | brings | needs |
+| --- | --- | --- |
+| title | titles that match the query: beginning, words, spelling | query |
+| query | titles engaged after the same query | query row |
+| source | neighbours of the source title | model |
+| source_row | titles engaged from the source title | source row |
+| session | neighbours of the titles of the open session | model |
+| history | neighbours of what the member has always liked | model |
+| country | titles engaged in the country | country row |
+| trending | titles engaged most by anybody | item rows |
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import country, query, source_item
+from features.engagement import Kind, Task
+from features.top_targets import TopTargetsState, ranked_targets
+from features.user import UserState
+from features.vector import Context
+from serving.library import Library
+from serving.scorer import LoadedModel, Scorer
+from streams.topics import PLAYS
+
+MAX_FOUND = 500
+SOURCES = ("given", "title", "query", "source", "source_row", "session", "history", "country", "trending")
+
+# Sources in order, with the most that each may bring.
+BUDGETS: dict[Task, dict[str, int]] = {
+    Task.SEARCH: {"title": 200, "query": 100, "session": 50, "history": 50, "trending": 100},
+    Task.MORE_LIKE_THIS: {
+        "source": 200,
+        "source_row": 100,
+        "session": 50,
+        "history": 50,
+        "country": 50,
+        "trending": 100,
+    },
+    Task.PRE_QUERY: {"session": 150, "history": 150, "country": 100, "trending": 150},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The candidates in the order in which they were found, and how many each source brought."""
+
+    item_ids: list[str]
+    by_source: dict[str, int]
+
+
+def given_candidates(item_ids: list[str]) -> Found:
+    """The caller's own candidates; of a repeated one the first counts."""
+    unique = list(dict.fromkeys(item_ids))
+    return Found(unique, {"given": len(unique)})
+
+
+def find_candidates(scorer: Scorer, model: LoadedModel | None, context: Context, include_seen: bool) -> Found:
+    """At most MAX_FOUND titles that may be recommended, each from the first source that has it.
+
+    Seen ones only if asked.
+    """
+    library = scorer.library
+    out = set() if include_seen else seen_titles(context.user)
+    if context.task is Task.MORE_LIKE_THIS:
+        out.add(context.source_item_id or "")
+    bringing = _Bringing(scorer, model, context)
+    found: dict[str, str] = {}
+    for source, budget in BUDGETS[context.task].items():
+        fresh = (
+            item_id
+            for item_id in bringing.by(source)
+            if item_id not in found and item_id not in out and _may(library, item_id, context)
+        )
+        found.update((item_id, source) for item_id in islice(fresh, min(budget, MAX_FOUND - len(found))))
+    counts = dict.fromkeys(BUDGETS[context.task], 0)
+    for source in found.values():
+        counts[source] += 1
+    return Found(list(found), counts)
+
+
+def seen_titles(user: UserState) -> set[str]:
+    """Titles that the member has played, as far as the row remembers, or has a thumb on."""
+    played = {item_id for log, memory in user.logs.items() if log.startswith(f"{PLAYS}-") for item_id in memory.titles}
+    recent = {moment.item_id for moment in user.recent if moment.kind == Kind.PLAY}
+    return played | recent | user.active_thumbs().keys()
+
+
+def _may(library: Library, item_id: str, context: Context) -> bool:
+    return library.may_recommend(library.table.slot_by_id.get(item_id, 0), context.country, context.now_ms)
+
+
+class _Bringing:
+    """What each source has to offer for one request, the best first; nothing is computed before it is asked for."""
+
+    def __init__(self, scorer: Scorer, model: LoadedModel | None, context: Context) -> None:
+        self._scorer = scorer
+        self._library = scorer.library
+        self._model = model
+        self._context = context
+        self._neighbours: dict[str, NDArray[np.float32]] | None = None
+
+    def by(self, source: str) -> Iterable[str]:
+        context = self._context
+        match source:
+            case "title":
+                return self._ids(
+                    self._library.titles.find(
+                        context.query or "", self._library.strength_V, BUDGETS[Task.SEARCH]["title"]
+                    )
+                )
+            case "query":
+                return _targets(context.query_targets, query.HALF_LIFE_MS)
+            case "source_row":
+                return _targets(context.source_targets, source_item.HALF_LIFE_MS)
+            case "country":
+                return _targets(context.country_targets, country.HALF_LIFE_MS)
+            case "trending":
+                return self._ids(self._library.trending_slots)
+            case _:
+                return self._nearest(source)
+
+    def _nearest(self, source: str) -> Iterator[str]:
+        """The neighbours of the source title, the session or the history, the nearest first."""
+        if self._model is None:
+            return iter(())
+        if self._neighbours is None:
+            every_slot = np.arange(len(self._library.table))
+            similar = self._scorer.similarities(self._model, self._context, every_slot)
+            self._neighbours = {"source": similar.source, "session": similar.session, "history": similar.history}
+        nearness_V = self._neighbours[source]
+        near = np.flatnonzero(nearness_V > 0)
+        return self._ids(near[np.argsort(-nearness_V[near], kind="stable")].tolist())
+
+    def _ids(self, slots: Iterable[int]) -> Iterator[str]:
+        return (self._library.table.ids[slot] for slot in slots)
+
+
+def _targets(state: TopTargetsState | None, half_life_ms: int) -> Iterator[str]:
+    return iter(()) if state is None else (item_id for item_id, _ in ranked_targets(state, half_life_ms))

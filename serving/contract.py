@@ -1,0 +1,222 @@
+"""The scorer's contract: what callers send and what they get, as types with their rules.
+
+Enters: JSON bodies. Leaves: `RankRequest`, or `InvalidRequest` with the field and the rule; `RankAnswer` and the other
+answers. Read by the API, the client and `openapi.py`, which turns these types into the published document.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from features.text import MAX_QUERY_CHARS, normalise_query
+from infra.errors import InvalidRequest
+from streams.events import Country, Id, Query, TaskName
+
+MAX_CANDIDATES = 2_000
+MAX_EXPLAINED = 100
+DEFAULT_LIMIT = 20
+MAX_DETAIL_CHARS = 400
+
+
+class RankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One question: which titles, in which order, for this member at this moment."""
+
+    user_id: Annotated[Id, Meta(description="whom to rank for; an unknown one gets an answer that is not personal")]
+    task: Annotated[TaskName, Meta(description="`search` needs `query`, `more_like_this` needs `source_item_id`")]
+    id: (
+        Annotated[
+            Id, Meta(description="your own id for this ranking, returned as `ranking_id`; one is made when missing")
+        ]
+        | None
+    ) = None
+    session_id: Id | None = None
+    query: (
+        Annotated[
+            Query, Meta(description=f"what was typed so far, at most {MAX_QUERY_CHARS} characters; it is normalised")
+        ]
+        | None
+    ) = None
+    source_item_id: Annotated[Id, Meta(description="the title that the member is looking at")] | None = None
+    country: Annotated[Country, Meta(description="ISO 3166-1 alpha-2, in capitals")] | None = None
+    items: (
+        Annotated[
+            list[Id],
+            Meta(
+                min_length=1,
+                max_length=MAX_CANDIDATES,
+                description="the titles to put in order; of a repeated one the first counts; "
+                "without it the scorer finds candidates itself",
+            ),
+        ]
+        | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_CANDIDATES, description="how many titles to return")] = DEFAULT_LIMIT
+    explain: Annotated[bool, Meta(description=f"say why, title by title; `limit` is then at most {MAX_EXPLAINED}")] = (
+        False
+    )
+    include_seen: (
+        Annotated[
+            bool,
+            Meta(
+                description="whether titles that were played or got a thumb may be found; "
+                "false unless the task is `search`; given `items` always stay"
+            ),
+        ]
+        | None
+    ) = None
+    log: Annotated[
+        bool, Meta(description="false: nobody will see this answer, so that it must not count as impressions")
+    ] = True
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What made the score: `context + long_term + short_term` is `score`.
+
+    `long_term` is the score less the score without the member's history, `short_term` the score less the score without
+    the session, `context` the rest: title, query, source, country, and what history and session say alike. `gate` is
+    the session's share of the blend.
+    """
+
+    context: float
+    long_term: float
+    short_term: float
+    gate: float | None = None
+
+
+FeatureStatus = Literal["fresh", "stale", "default"]
+
+
+class FeatureValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One input of the model. `default`: there was no row to take it from; `stale`: the row is older than its limit."""
+
+    value: float
+    part: Literal["context", "long", "short"]
+    status: FeatureStatus
+    age_ms: int | None = None
+
+
+class RankedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One returned position. Rank by `score` (log-odds).
+
+    `probability` is the calibrated chance of an engagement, absent without a model.
+    """
+
+    item_id: str
+    score: float
+    title: str | None = None
+    probability: float | None = None
+    parts: Parts | None = None
+    features: dict[str, FeatureValue] | None = None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answer could use.
+
+    `level`: `full`; `long_term_only` when the store did not answer and the member's history was remembered from an
+    earlier request; `popularity` when nothing about the member was used or there is no model. `user`: `default` means
+    that there is no row of this member.
+    """
+
+    level: Literal["full", "long_term_only", "popularity"]
+    store: Literal["ok", "missing", "timeout"]
+    model: Literal["ok", "missing"]
+    user: Literal["fresh", "stale", "remembered", "default"]
+
+
+class RankAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Titles, the best first. Send `ranking_id` and the position (counted from 1) with the events that come of it."""
+
+    ranking_id: str
+    model: str
+    took_ms: float
+    items: list[RankedItem]
+    status: Status
+    candidates: int
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One event or title that was not taken: its place in the body (from 0), a reason code, the rule."""
+
+    index: int
+    reason: str
+    message: str
+    field: str | None = None
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """How many events or titles the broker has acknowledged, and which were rejected."""
+
+    accepted: int
+    rejected: list[Rejected]
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the scorer can answer, and with what."""
+
+    status: Literal["live", "warming_up", "ready"]
+    model: str = ""
+    items: int = 0
+    item_rows: int = 0
+    store: Literal["ok", "missing"] = "missing"
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error in the form of RFC 9457. `field` names the place in the body, where there is one."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    accepted: int | None = None
+    rejected: list[Rejected] | None = None
+
+
+_DECODER = msgspec.json.Decoder(RankRequest)
+
+
+def decode_rank_request(body: bytes) -> RankRequest:
+    """The request in a body.
+
+    Raises `InvalidRequest` (`malformed_json`, `missing_field`, `unknown_field`, `invalid_field`).
+    """
+    try:
+        request = _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid_request(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest("malformed_json", f"the body is not JSON: {error}") from error
+    _check_together(request)
+    return request
+
+
+def decode_json(body: bytes) -> Any:
+    """Any JSON; raises `InvalidRequest` (`malformed_json`)."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest("malformed_json", f"the body is not JSON: {error}") from error
+
+
+def invalid_request(error: msgspec.ValidationError) -> InvalidRequest:
+    """The error with its field taken out of msgspec's text: ``rule - at `$.field` ``."""
+    rule, _, place = str(error)[:MAX_DETAIL_CHARS].partition(" - at `$")
+    field = place.rstrip("`").lstrip(".") or None
+    if rule.startswith("Object missing required field"):
+        return InvalidRequest("missing_field", rule, rule.split("`")[1])
+    if rule.startswith("Object contains unknown field"):
+        return InvalidRequest("unknown_field", rule, rule.split("`")[1])
+    return InvalidRequest("invalid_field", rule, field)
+
+
+def _check_together(request: RankRequest) -> None:
+    """The rules that look at more than one field."""
+    if request.task == "search" and not normalise_query(request.query or ""):
+        raise InvalidRequest("missing_field", "the task `search` needs a `query` that is not blank", "query")
+    if request.task == "more_like_this" and request.source_item_id is None:
+        raise InvalidRequest("missing_field", "the task `more_like_this` needs a `source_item_id`", "source_item_id")
+    if request.explain and request.limit > MAX_EXPLAINED:
+        raise InvalidRequest(
+            "invalid_field", f"`limit` is {request.limit}; with `explain` it is at most {MAX_EXPLAINED}", "limit"
+        )

@@ -1,0 +1,125 @@
+"""The library: everything that this process knows about titles.
+
+Enters: catalogue changes, item rows from the near cache, the titles that came with an artifact. Leaves: the item
+table, what may be recommended, what is trending, the title index. Owned by the event loop's thread, which alone
+changes it; read by `rank.py`, `candidates.py` and `scorer.py`.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.catalogue import Catalogue, Item
+from features.item_table import ItemTable
+from features.rows import decode_contained
+from features.vector import item_columns
+from infra.clock import monotonic_s
+from infra.metrics import Metrics
+from serving.fallback import trending_scores
+from serving.near_cache import ItemRow
+from serving.title_index import TitleIndex
+
+
+class Library:
+    """Titles, their rows and what follows from them; `content_version` grows when a title comes or changes."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.table = ItemTable()
+        self.content_version = 0
+        self.titles = TitleIndex([])
+        self.trending_slots: list[int] = []
+        self.strength_V: NDArray[np.float32] = np.zeros(1, np.float32)
+        self._metrics = metrics
+        self._contained: dict[str, bytes] = {}
+        self._catalogue: Catalogue | None = None
+        self._catalogue_version = -1
+        self._titles_version = -1
+        self._has_titles = False
+
+    @property
+    def titles_count(self) -> int:
+        """How many titles have a name."""
+        return sum(item is not None for item in self.table.items)
+
+    @property
+    def rows_count(self) -> int:
+        """How many titles have an item row."""
+        return len(self._contained)
+
+    def put_rows(self, rows: Iterable[ItemRow]) -> None:
+        """Put what the near cache has read into the table, and say how long it took to get here."""
+        at_s = monotonic_s()
+        refreshed = 0
+        for row in rows:
+            if row.contained or row.item_id in self.table.slot_by_id:
+                if row.item_id not in self.table.slot_by_id:
+                    self.content_version += 1
+                self.table.set_state(self.table.slot(row.item_id), row.state)
+            if row.contained:
+                self._contained[row.item_id] = row.contained
+            else:
+                self._contained.pop(row.item_id, None)
+            if row.changed_s is not None:
+                refreshed += 1
+                self._metrics.observe("nowrank_scorer_near_cache_staleness_seconds", at_s - row.changed_s)
+        self._metrics.count("nowrank_scorer_near_cache_refreshes_total", refreshed)
+        self._metrics.set("nowrank_scorer_near_cache_rows", len(self._contained))
+
+    def put_catalogue(self, catalogue: Catalogue) -> None:
+        """Make titles equal to the catalogue; cheap when it has not changed.
+
+        An empty catalogue leaves the artifact's titles.
+        """
+        if catalogue.version == self._catalogue_version or not len(catalogue):
+            return
+        self._catalogue_version = catalogue.version
+        self._catalogue = catalogue
+        self._put_items(catalogue)
+        for slot, item in enumerate(self.table.items):
+            if item is not None and item.item_id not in catalogue:
+                self.table.items[slot] = None
+                self.table.titles[slot] = ""
+                self.content_version += 1
+
+    def put_artifact_items(self, items: Iterable[Item]) -> None:
+        """Titles that came with a model: they stand in until there is a catalogue."""
+        if self._catalogue is None:
+            self._put_items(items)
+
+    def refresh(self, now_ms: int) -> None:
+        """Compute what is trending, and index the titles anew when they have changed."""
+        slots = np.arange(len(self.table))
+        self.strength_V = trending_scores(item_columns(self.table, slots, now_ms)).astype(np.float32)
+        self.strength_V[0] = -np.inf
+        self.trending_slots = np.lexsort((slots, -self.strength_V))[:-1].tolist()
+        if self._titles_version != self.content_version:
+            self.titles = TitleIndex(self.table.titles)
+            self._titles_version = self.content_version
+
+    def may_recommend(self, slot: int, country: str | None, now_ms: int) -> bool:
+        """Whether a title may be found: known and available.
+
+        Where there is no catalogue at all, any title that has a row.
+        """
+        item = self.table.items[slot]
+        if item is None:
+            return slot > 0 and not self._has_titles
+        return item.is_available(country, now_ms)
+
+    def contained(self, item_id: str) -> dict[str, int]:
+        """The offsets in the item row that the table holds."""
+        return decode_contained(self._contained.get(item_id))
+
+    def title(self, item_id: str) -> str | None:
+        """The title's name, None when it is unknown."""
+        item = self.table.items[self.table.slot_by_id.get(item_id, 0)]
+        return None if item is None else item.title
+
+    def _put_items(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self._has_titles = True
+            slot = self.table.slot_by_id.get(item.item_id)
+            if slot is None or self.table.items[slot] is not item:
+                self.table.set_item(item)
+                self.content_version += 1

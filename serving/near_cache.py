@@ -1,0 +1,197 @@
+"""The near cache: every item row of the online store, kept as fresh as Redis can say.
+
+Enters: the store's invalidations (`CLIENT TRACKING` in broadcast mode over the prefix of the item keys). Leaves:
+batches of `ItemRow`s, handed to the thread that owns the item table. Started by the scorer's process; runs in a thread
+of its own.
+
+One connection listens for the keys that changed, another reads their rows again, at most every REFRESH_S: that is the
+bound of staleness while both connections live. When either breaks or falls silent, both are
+opened anew and every row is read again, so that nothing that was missed stays missed.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import redis
+
+from features.item import ItemState
+from features.online_store import connect
+from features.rows import CONTAINED_FIELD, ITEM, entity_prefix, entity_value
+from infra.clock import monotonic_s, now_ms
+from infra.settings import Settings
+from serving.invalidations import EVERYTHING, TIMEOUT_S, Invalidations
+
+REFRESH_S = 0.05
+HEARTBEAT_S = 1.0
+BATCH_ROWS = 400
+MAX_ROWS = 200_000
+FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
+PREFIX = entity_prefix(ITEM.join_key)
+_LENGTH_AT = len(PREFIX) + 4  # after the value's type
+_FIELDS = [*ITEM.packed_fields, CONTAINED_FIELD]
+
+log = logging.getLogger(__name__)
+
+
+class ItemRow(NamedTuple):
+    """One row as it was read; `changed_s` is when its invalidation came, None in a full read.
+
+    An empty state when the row is gone.
+    """
+
+    item_id: str
+    state: ItemState
+    contained: bytes
+    changed_s: float | None
+
+
+class NearCache:
+    """Follows the store in a thread. `deliver` is called there with each batch.
+
+    `report` with whether the store answers.
+    """
+
+    def __init__(
+        self, settings: Settings, deliver: Callable[[list[ItemRow]], None], report: Callable[[bool], None]
+    ) -> None:
+        self._settings = settings
+        self._deliver = deliver
+        self._report = report
+        self._project = settings.feast_project.encode()
+        self._known: set[bytes] = set()
+        self._changed: dict[bytes, float] = {}
+        self._stop = threading.Event()
+        self._tried = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="near-cache", daemon=True)
+
+    @property
+    def tried(self) -> bool:
+        """Whether the first full read has succeeded or failed."""
+        return self._tried.is_set()
+
+    def start(self) -> None:
+        """Begin to follow; returns at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=TIMEOUT_S + 1)
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._stop.is_set():
+            started_s = monotonic_s()
+            try:
+                self._follow()
+            except (redis.RedisError, OSError) as error:
+                retry_s = (
+                    FIRST_RETRY_S
+                    if monotonic_s() - started_s > LAST_RETRY_S + TIMEOUT_S
+                    else min(LAST_RETRY_S, 2 * retry_s)
+                )
+                log.warning("item rows cannot be followed, next try in %.1f s: %s", retry_s, error)
+                self._report(False)
+                self._tried.set()
+                self._stop.wait(retry_s)
+
+    def _follow(self) -> None:
+        reader = connect(self._settings.redis, TIMEOUT_S)
+        listener = Invalidations(self._settings.redis)
+        connection: Any = reader.client()  # type: ignore[no-untyped-call]  # one connection: tracking belongs to it
+        try:
+            connection.execute_command(
+                "CLIENT", "TRACKING", "ON", "REDIRECT", listener.client_id, "BCAST", "PREFIX", PREFIX
+            )
+            self._read_all(connection, listener)
+            self._report(True)
+            self._tried.set()
+            refreshed_s = heartbeat_s = monotonic_s()
+            while not self._stop.is_set():
+                due_s = refreshed_s + REFRESH_S - monotonic_s()
+                self._note(listener.wait(max(0.0, due_s) if self._changed else REFRESH_S))
+                at_s = monotonic_s()
+                if self._changed and at_s - refreshed_s >= REFRESH_S:
+                    self._refresh(connection, listener)
+                    refreshed_s = at_s
+                if at_s - heartbeat_s >= HEARTBEAT_S:
+                    connection.ping()
+                    listener.ping()
+                    self._report(True)
+                    heartbeat_s = at_s
+        finally:
+            self._changed.clear()
+            listener.close()
+            connection.close()
+            reader.close()
+
+    def _read_all(self, connection: Any, listener: "Invalidations") -> None:
+        """Every row of the store, after which the table knows no others."""
+        found: set[bytes] = set()
+        cursor = 0
+        while True:
+            cursor, keys = connection.scan(cursor, match=PREFIX + b"*", count=2_000)
+            mine = {key for key in keys if self._item_id(key) is not None} - found
+            mine = set(list(mine)[: MAX_ROWS - len(found)])
+            self._read(connection, mine, {})
+            found |= mine
+            self._note(listener.wait(0))
+            if cursor == 0:
+                break
+        gone, self._known = self._known - found, found
+        self._deliver([self._gone(key) for key in gone])
+        if len(found) >= MAX_ROWS:
+            log.warning(
+                "the store holds more item rows than the near cache's %d; the others count as missing", MAX_ROWS
+            )
+
+    def _refresh(self, connection: Any, listener: "Invalidations") -> None:
+        changed, self._changed = self._changed, {}
+        if EVERYTHING in changed:  # a flush, perhaps of another database of the same server
+            self._read_all(connection, listener)
+            return
+        if len(self._known) + len(changed) > MAX_ROWS:
+            changed = {key: at_s for key, at_s in changed.items() if key in self._known}
+        self._read(connection, changed, changed)
+        self._known.update(changed)
+
+    def _read(self, connection: Any, keys: Iterable[bytes], changed: dict[bytes, float]) -> None:
+        """Read rows in batches and hand each batch on."""
+        wanted = list(keys)
+        for begin in range(0, len(wanted), BATCH_ROWS):
+            batch = wanted[begin : begin + BATCH_ROWS]
+            pipeline = connection.pipeline(transaction=False)
+            for key in batch:
+                pipeline.execute_command("HMGET", key, *_FIELDS)
+            replies = pipeline.execute()
+            self._deliver(
+                [self._to_row(key, reply, changed.get(key)) for key, reply in zip(batch, replies, strict=True)]
+            )
+
+    def _to_row(self, key: bytes, reply: list[bytes | None], changed_s: float | None) -> ItemRow:
+        *packed, contained = reply
+        state = ITEM.decode(packed)
+        if now_ms() - state.as_of_ms > 1000 * ITEM.views[0].ttl_s:
+            state = ItemState()
+        return ItemRow(self._item_id(key) or "", state, contained or b"", changed_s)
+
+    def _gone(self, key: bytes) -> ItemRow:
+        return ItemRow(self._item_id(key) or "", ItemState(), b"", None)
+
+    def _note(self, keys: Iterable[bytes]) -> None:
+        """Remember when each key was first said to have changed."""
+        at_s = monotonic_s()
+        for key in keys:
+            if key == EVERYTHING or self._item_id(key) is not None:
+                self._changed.setdefault(key, at_s)
+
+    def _item_id(self, key: bytes) -> str | None:
+        """The item that a key is of; None for a key of another project."""
+        end = len(key) - len(self._project)
+        length = int.from_bytes(key[_LENGTH_AT : _LENGTH_AT + 4], "little")
+        if _LENGTH_AT + 4 + length != end or key[end:] != self._project:
+            return None
+        return entity_value(key, ITEM.join_key, self._settings.feast_project)

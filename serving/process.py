@@ -1,0 +1,144 @@
+"""The scorer's process: what it holds, how it starts, keeps itself fresh and ends.
+
+Enters: settings. Leaves: an ASGI application that is ready once it is warm. Called by `nowrank scorer`, and by the
+tests.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+from starlette.applications import Starlette
+
+from infra.clock import monotonic_s, now_ms
+from infra.metrics import Metrics
+from infra.settings import Settings
+from serving.api import Api, build_app
+from serving.artifact_watch import ArtifactWatch
+from serving.contract import Health
+from serving.intake import Intake
+from serving.library import Library
+from serving.near_cache import NearCache
+from serving.rank import Ranker
+from serving.rankings_log import RankingsLog
+from serving.scorer import Scorer
+from serving.store_reader import StoreReader
+from streams.catalogue import CatalogueFollower
+
+HOUSEKEEPING_S = 0.5
+# How long the first answer waits for a catalogue that may never come.
+CATALOGUE_WAIT_S = 5.0
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class ScorerProcess:
+    """Everything that lives as long as the process; `app` starts and stops it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics("scorer")
+        self.library = Library(self.metrics)
+        self.scorer = Scorer(self.library)
+        self._store = StoreReader(settings.redis, settings.feast_project)
+        self._rankings = RankingsLog(settings, self.metrics)
+        self._intake = Intake(settings, self.metrics)
+        self._watch = ArtifactWatch(settings.artifact_path, self.scorer, self.metrics)
+        self._follower = CatalogueFollower(settings)
+        self._near_cache: NearCache | None = None
+        self._store_is_up = False
+        self._is_warm = False
+        ranker = Ranker(self.scorer, self._store, self._rankings, self.metrics, settings.rank_deadline_ms / 1000)
+        self.app = build_app(Api(ranker, self._intake, self.metrics, self.health), self._lifespan)
+
+    def health(self) -> Health:
+        """What the process can answer with now."""
+        model = self.scorer.model
+        return Health(
+            status="ready" if self._is_warm else "warming_up",
+            model="" if model is None else model.artifact.version,
+            items=self.library.titles_count,
+            item_rows=self.library.rows_count,
+            store="ok" if self._store_is_up else "missing",
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        if self.settings.redis:
+            self._near_cache = NearCache(
+                self.settings,
+                deliver=lambda rows: _hand_over(loop, self.library.put_rows, rows),
+                report=lambda is_up: _hand_over(loop, self._note_store, is_up),
+            )
+            self._near_cache.start()
+        else:
+            log.warning(
+                "no store is set: answers know nothing of members and of what is trending; set NOWRANK_REDIS=host:port"
+            )
+        if self.settings.kafka:
+            self._follower.start()
+            self._rankings.start()
+        else:
+            log.warning(
+                "no broker is set: there is no catalogue and rankings are not logged; set NOWRANK_KAFKA=host:port"
+            )
+        tasks = [asyncio.create_task(self._warm_up()), asyncio.create_task(self._keep_house())]
+        try:
+            yield
+        finally:
+            await self._end(tasks)
+
+    async def _end(self, tasks: "list[asyncio.Task[None]]") -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._store.close()
+        await asyncio.to_thread(self._stop_threads)
+
+    def _stop_threads(self) -> None:
+        if self._near_cache is not None:
+            self._near_cache.stop()
+        self._rankings.stop()
+        self._follower.stop()
+        self._intake.close()
+
+    async def _warm_up(self) -> None:
+        """Wait for the first look at everything, or for it to have failed.
+
+        Then the first answer is as quick as the others.
+        """
+        begin_s = monotonic_s()
+        await self._watch.look()
+        while self._near_cache is not None and not self._near_cache.tried:
+            await asyncio.sleep(0.02)
+        while self.settings.kafka and not self._follower.ready and monotonic_s() - begin_s < CATALOGUE_WAIT_S:
+            await asyncio.sleep(0.02)
+        self._freshen()
+        await self._watch.look()
+        self._is_warm = True
+        log.info("ready after %.1f s: %s", monotonic_s() - begin_s, self.health())
+        await self._watch.run()
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self._freshen()
+
+    def _freshen(self) -> None:
+        self.library.put_catalogue(self._follower.catalogue)
+        self.library.refresh(now_ms())
+
+    def _note_store(self, is_up: bool) -> None:
+        self._store_is_up = is_up
+        self.metrics.set("nowrank_scorer_store_up", float(is_up))
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:
+    """Call a function in the loop's thread, which alone changes what requests read."""
+    with contextlib.suppress(RuntimeError):  # the loop has ended before the thread did
+        loop.call_soon_threadsafe(function, argument)

@@ -1,0 +1,127 @@
+"""The rankings log: every answer goes to the topic `rankings` with the features that were used; nobody waits for it.
+
+Enters: `Ranking`s. Leaves: acknowledged records, or a count of what was dropped. Put in by `rank.py`; sends in a
+thread of its own.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+
+import msgspec
+
+from infra.errors import BrokerUnavailable, DeliveryFailed, NowrankError
+from infra.metrics import Metrics
+from infra.settings import Settings
+from streams.events import MAX_EVENT_BYTES, Ranking, encode_event
+from streams.producer import Producer
+
+CAPACITY = 10_000
+BATCH = 200
+MAX_LOGGED_ITEMS = 200
+RETRY_S = 1.0
+IDLE_S = 0.2
+DELIVERY_TIMEOUT_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class RankingsLog:
+    """A bounded buffer and the thread that empties it.
+
+    While the broker is away it fills, and then what is new is dropped and counted.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, capacity: int = CAPACITY) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._waiting: queue.Queue[Ranking] = queue.Queue(capacity)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rankings-log", daemon=True)
+        self._producer: Producer | None = None
+
+    def start(self) -> None:
+        """Begin to send; returns at once."""
+        self._thread.start()
+
+    def put(self, ranking: Ranking) -> None:
+        """Take an answer. Never waits: a full buffer drops it and counts."""
+        try:
+            self._waiting.put_nowait(ranking)
+        except queue.Full:
+            self._metrics.count("nowrank_scorer_rankings_total", result="dropped")
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Send what is left, as far as that is possible in the time, and end the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            if self._producer is None and not self._connect():
+                if self._stop.wait(RETRY_S):
+                    return
+                continue
+            batch = self._take()
+            if batch:
+                self._send(batch)
+            elif self._stop.is_set():
+                self._close()
+                return
+
+    def _connect(self) -> bool:
+        try:
+            self._producer = Producer(self._settings, connect_timeout_s=1.0, delivery_timeout_s=DELIVERY_TIMEOUT_S)
+        except BrokerUnavailable as error:
+            log.debug("rankings wait for the broker: %s", error)
+            return False
+        return True
+
+    def _take(self) -> list[Ranking]:
+        """What is waiting, up to a batch; empty when nothing comes for a while."""
+        batch: list[Ranking] = []
+        with contextlib.suppress(queue.Empty):
+            batch.append(self._waiting.get(timeout=IDLE_S))
+            while len(batch) < BATCH:
+                batch.append(self._waiting.get_nowait())
+        return batch
+
+    def _send(self, batch: list[Ranking]) -> None:
+        assert self._producer is not None
+        try:
+            logged = self._producer.deliver([fit_ranking(ranking) for ranking in batch])
+        except DeliveryFailed as error:
+            logged = len(batch) - len(error.failures)
+            log.warning("rankings were lost: %s", error)
+        except NowrankError as error:
+            logged = 0
+            log.warning("%d rankings were lost: %s", len(batch), error)
+            self._stop.wait(RETRY_S)
+        self._metrics.count("nowrank_scorer_rankings_total", logged, result="logged")
+        self._metrics.count("nowrank_scorer_rankings_total", len(batch) - logged, result="dropped")
+
+    def _close(self) -> None:
+        if self._producer is not None:
+            try:
+                self._producer.close()
+            except NowrankError as error:
+                log.warning("rankings were lost: %s", error)
+
+
+def fit_ranking(ranking: Ranking) -> Ranking:
+    """The ranking as a record can hold it: at most MAX_LOGGED_ITEMS positions, features for the first that fit."""
+    items = ranking.items[:MAX_LOGGED_ITEMS]
+    with_features = len(items)
+    while len(encode_event(msgspec.structs.replace(ranking, items=items))) > MAX_EVENT_BYTES and (
+        with_features or items
+    ):
+        if with_features:
+            with_features //= 2
+            items = items[:with_features] + [
+                msgspec.structs.replace(item, features=b"") for item in items[with_features:]
+            ]
+        else:
+            items = items[: len(items) // 2]
+    return msgspec.structs.replace(ranking, items=items)

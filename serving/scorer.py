@@ -1,0 +1,106 @@
+"""The scorer: candidates and a context become scores, by the model or, where there is none, by popularity.
+
+Enters: slots and a `Context`. Leaves: `Scored`. Called by `rank.py`; the model is put in by `artifact_watch.py`. Runs
+in the event loop's thread: ONNX Runtime on one thread, no hand-over.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.engagement import Task
+from features.model_inputs import RequestInputs, request_inputs
+from features.vector import Context, Similarities, pair_matrix
+from model.artifact import Artifact, ItemVectors
+from serving.fallback import popularity_scores
+from serving.library import Library
+
+Floats = NDArray[np.float32]
+Slots = NDArray[np.int64]
+
+# A score that is no number (a feature overflowed) goes to the end instead of spoiling the order.
+WORST_SCORE = -1e6
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """An artifact and the vectors of the library's titles.
+
+    `encoded_version` is the library's content that they were made for.
+    """
+
+    artifact: Artifact
+    encoded: ItemVectors
+    encoded_version: int
+
+    def vectors(self, size: int) -> ItemVectors:
+        """The vectors of `size` slots; titles that came since they were encoded are zeros until they are."""
+        missing = size - len(self.encoded.bias_V)
+        if missing > 0:
+            vectors_VD, bias_V, index_V = self.encoded
+            self.encoded = ItemVectors(
+                np.concatenate([vectors_VD, np.zeros((missing, vectors_VD.shape[1]), np.float32)]),
+                np.concatenate([bias_V, np.zeros(missing, np.float32)]),
+                np.concatenate([index_V, np.zeros(missing, np.int64)]),
+            )
+        return self.encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a model needs to score: its candidates' columns and the request's side."""
+
+    model: LoadedModel | None
+    slots: Slots
+    pairs_NF: Floats
+    inputs: RequestInputs | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The candidates' scores; `probabilities_N` and `gate` are None without a model."""
+
+    scores_N: Floats
+    probabilities_N: Floats | None
+    gate: float | None
+
+
+class Scorer:
+    """Holds the current model; a request uses one model from its beginning to its end."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.model: LoadedModel | None = None
+
+    @property
+    def version(self) -> str:
+        """The current model's version; `popularity` when there is none."""
+        return "popularity" if self.model is None else self.model.artifact.version
+
+    def similarities(self, model: LoadedModel, context: Context, slots: Slots) -> Similarities:
+        """Each title's item-to-item score with the source, the history and the session."""
+        table = self.library.table
+        return model.artifact.similarities(model.vectors(len(table)), table, context, slots)
+
+    def prepare(self, model: LoadedModel | None, context: Context, slots: Slots) -> Prepared:
+        """The columns of the candidates and, for a model, the request's side of its inputs."""
+        table = self.library.table
+        if model is None:
+            return Prepared(None, slots, pair_matrix(table, slots, context, None), None)
+        similarities = self.similarities(model, context, slots)
+        return Prepared(model, slots, pair_matrix(table, slots, context, similarities), request_inputs(table, context))
+
+    def score(self, prepared: Prepared, task: Task) -> Scored:
+        """The scores of all candidates; always finite."""
+        model = prepared.model
+        if model is None or prepared.inputs is None:
+            return Scored(_finite(popularity_scores(prepared.pairs_NF, task)), None, None)
+        scores = model.artifact.score(
+            model.vectors(len(self.library.table)), prepared.inputs, prepared.slots, prepared.pairs_NF
+        )
+        return Scored(_finite(scores.logits_N), np.nan_to_num(scores.probabilities_N, nan=0.0), scores.gate)
+
+
+def _finite(scores_N: Floats) -> Floats:
+    return np.nan_to_num(scores_N, nan=WORST_SCORE, posinf=-WORST_SCORE, neginf=WORST_SCORE)

@@ -1,0 +1,126 @@
+"""The rows of one request: user, query, source and country, in one round trip with a deadline.
+
+Enters: who asks for what, and a deadline. Leaves: `RowsRead`: states, the offsets that they contain, and what could
+not be read; never an exception. Called by `rank.py` in the event loop.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from features.rows import CONTAINED_FIELD, COUNTRY, QUERY, SOURCE_ITEM, USER, RowFamily, decode_contained, encode_value
+from features.spec import DType
+from features.top_targets import TopTargetsState
+from features.user import UserState
+from infra.errors import StoreTimeout, StoreUnavailable
+from serving.redis_link import Command, RedisLink
+
+MAX_REMEMBERED = 2_000
+_NO_MOMENTS = encode_value(DType.BYTES, msgspec.msgpack.encode([]))
+
+
+class RowKeys(NamedTuple):
+    """Which rows a request needs; None: there is no such row."""
+
+    user_id: str
+    query: str | None
+    source_item_id: str | None
+    country: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRead:
+    """What was read. `targets` are the top lists by entity; `contained` are the offsets in each row, by entity."""
+
+    user: UserState = field(default_factory=UserState)
+    user_status: Literal["fresh", "stale", "remembered", "default"] = "default"
+    user_as_of_ms: int = 0
+    targets: dict[str, TopTargetsState] = field(default_factory=dict)
+    stale: frozenset[str] = frozenset()
+    contained: dict[str, dict[str, int]] = field(default_factory=dict)
+    store: Literal["ok", "missing", "timeout"] = "ok"
+
+
+class StoreReader:
+    """Reads rows; remembers the long-term part of the members seen last, for when the store does not answer."""
+
+    def __init__(self, connection_string: str, project: str) -> None:
+        self._link = RedisLink(connection_string) if connection_string else None
+        self._project = project
+        self._remembered: OrderedDict[str, bytes] = OrderedDict()
+
+    async def read(self, keys: RowKeys, now_ms: int, timeout_s: float) -> RowsRead:
+        """The rows of `keys`; a row that is older than its view's time to live counts as missing."""
+        wanted = _wanted(keys)
+        commands: list[Command] = [
+            ("HMGET", family.key(value, self._project), *family.packed_fields, CONTAINED_FIELD)
+            for family, value in wanted
+        ]
+        if self._link is None:
+            return self._remembered_rows(keys.user_id, "missing")
+        try:
+            replies = await self._link.execute(commands, timeout_s)
+        except StoreTimeout:
+            return self._remembered_rows(keys.user_id, "timeout")
+        except StoreUnavailable:
+            return self._remembered_rows(keys.user_id, "missing")
+        self._remember(keys.user_id, replies[0][1])
+        return _to_rows([family for family, _ in wanted], replies, now_ms)
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._link is not None:
+            await self._link.close()
+
+    def _remember(self, user_id: str, history: bytes | None) -> None:
+        if history is None:
+            return
+        self._remembered[user_id] = history
+        self._remembered.move_to_end(user_id)
+        if len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def _remembered_rows(self, user_id: str, store: Literal["missing", "timeout"]) -> RowsRead:
+        """The history of a member seen lately, without the session, which may have moved on."""
+        history = self._remembered.get(user_id)
+        if history is None:
+            return RowsRead(store=store)
+        user = USER.decode([_NO_MOMENTS, history])
+        newest_ms = max(
+            (title.as_of_ms for memory in user.logs.values() for title in memory.titles.values()), default=0
+        )
+        return RowsRead(user=user, user_status="remembered", user_as_of_ms=newest_ms, store=store)
+
+
+def _wanted(keys: RowKeys) -> list[tuple[RowFamily, str]]:
+    targets = ((QUERY, keys.query), (SOURCE_ITEM, keys.source_item_id), (COUNTRY, keys.country))
+    return [(USER, keys.user_id), *((family, value) for family, value in targets if value)]
+
+
+def _to_rows(families: list[RowFamily], replies: list[list[bytes | None]], now_ms: int) -> RowsRead:
+    contained, stale = {}, set()
+    states: dict[str, Any] = {}
+    user_as_of_ms = 0
+    for family, (*packed, offsets) in zip(families, replies, strict=True):
+        if offsets is None:
+            continue
+        contained[family.name] = decode_contained(offsets)
+        state = family.decode(packed)
+        if family is USER:
+            user_as_of_ms = state.as_of_ms
+        if now_ms - state.as_of_ms > 1000 * max(view.ttl_s for view in family.views):
+            stale.add(family.name)
+        else:
+            states[family.name] = state
+    user = states.pop(USER.name, None)
+    status: Literal["fresh", "stale", "default"] = "stale" if USER.name in stale else "default"
+    return RowsRead(
+        user=UserState() if user is None else user,
+        user_status=status if user is None else "fresh",
+        user_as_of_ms=user_as_of_ms,
+        targets=states,
+        stale=frozenset(stale),
+        contained=contained,
+    )

@@ -1,0 +1,107 @@
+"""The Python client and the commands, against a real scorer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import httpx
+import pytest
+
+from infra.clock import now_ms
+from infra.embedded.servers import free_port
+from infra.errors import InvalidRequest, ScorerUnavailable
+from nowrank.cli import main
+from serving.client import Scorer
+from streams.events import Click, Play
+from tests.serving.world import wait_until
+
+
+@pytest.fixture
+def url(client: httpx.Client) -> str:
+    return str(client.base_url)
+
+
+def click(**fields: object) -> Click:
+    return Click(
+        **({"event_id": str(uuid.uuid4()), "user_id": "ann", "item_id": "t1", "event_ts_ms": now_ms()} | fields)
+    )  # type: ignore[arg-type]
+
+
+def test_client_ranks_and_sends_events(url: str) -> None:
+    with Scorer(url) as scorer:
+        answer = scorer.rank("ann", "search", query="far", limit=3, explain=True)
+        assert len(answer.items) == 3
+        assert answer.items[0].parts is not None
+        play = Play(
+            event_id=str(uuid.uuid4()), user_id="ann", item_id="t1", event_ts_ms=now_ms(), watched_ms=1, duration_ms=2
+        )
+        assert scorer.send_events([click(), play]).accepted == 2
+        assert scorer.send_events([]).accepted == 0
+        assert scorer.health().status == "ready"
+
+
+def test_client_raises_what_the_scorer_refuses(url: str) -> None:
+    with Scorer(url) as scorer:
+        with pytest.raises(InvalidRequest) as refused:
+            scorer.rank("ann", "search")
+        assert (refused.value.reason, refused.value.field) == ("missing_field", "query")
+        with pytest.raises(InvalidRequest, match="quary"):
+            scorer.rank("ann", quary="x")
+        taken = scorer.send_events([click(item_id="")])
+        assert (taken.accepted, taken.rejected[0].field) == (0, "item_id")
+
+
+def test_client_says_when_nobody_answers() -> None:
+    with Scorer("http://127.0.0.1:1") as scorer, pytest.raises(ScorerUnavailable, match="nowrank up"):
+        scorer.rank("ann")
+
+
+def test_rank_command_prints_a_table(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rank", "--url", url, "--user", "ann", "--query", "far", "--limit", "60", "--explain"]) == 0
+    printed = capsys.readouterr().out
+    assert "Far Signal" in printed
+    assert "context" in printed
+    assert "session_engagements" in printed
+    assert main(["rank", "--url", url, "--user", "ann", "--source", "t1", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["items"]) == 10
+
+
+def test_rank_command_tells_what_is_wrong(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rank", "--url", url, "--user", "ann", "--country", "germany"]) == 1
+    assert "nowrank: " in capsys.readouterr().err
+    assert main(["rank", "--url", "http://127.0.0.1:1", "--user", "ann"]) == 1
+    assert "no scorer answers" in capsys.readouterr().err
+
+
+def test_scorer_command_starts_with_nothing_and_ends_when_told(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {**os.environ, "NOWRANK_STATE_DIR": str(tmp_path), "NOWRANK_KAFKA": "", "NOWRANK_REDIS": ""}
+    command = [sys.executable, "-m", "nowrank.cli", "scorer", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=environment, stderr=log) as process:
+        try:
+
+            def ready() -> bool:
+                try:
+                    return httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).status_code == 200
+                except httpx.HTTPError:
+                    return False
+
+            wait_until(ready, 60)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_scorer_never_loads_torch_faust_or_feast() -> None:
+    code = (
+        "import sys, serving.process, serving.commands, serving.client\n"
+        "print(sorted({'torch', 'faust', 'feast', 'onnx', 'pandas'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

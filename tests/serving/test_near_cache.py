@@ -1,0 +1,126 @@
+"""The near cache holds what the store holds."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+
+from features.delta import Delta, Entity, Signal
+from features.item import fold_item
+from features.online_store import FencedStore
+from features.rows import ITEM
+from infra.clock import now_ms
+from infra.settings import Settings
+from serving.near_cache import MAX_ROWS, ItemRow, NearCache
+from tests.serving.world import wait_until
+
+
+class Followed:
+    """A near cache, and what it has delivered."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.rows: dict[str, ItemRow] = {}
+        self.states: list[bool] = []
+        self.cache = NearCache(settings, self._take, self.states.append)
+        self.cache.start()
+
+    def plays(self, item_id: str) -> int:
+        return self.rows[item_id].state.totals[2] if item_id in self.rows else -1
+
+    def _take(self, rows: list[ItemRow]) -> None:
+        self.rows.update((row.item_id, row) for row in rows)
+
+
+def play(store: FencedStore, item_id: str, *, age_ms: int = 0) -> None:
+    row = store.read_rows(ITEM, [item_id])[0]
+    fold_item(row.state, Delta(Entity.ITEM, item_id, item_id, Signal.PLAY, 1, now_ms() - age_ms))
+    row.contained["deltas-0"] = row.contained.get("deltas-0", 0) + 1
+    assert store.write_rows([row]) == [True]
+
+
+@pytest.fixture
+def store(settings: Settings, redis_client: redis.Redis) -> Iterator[FencedStore]:
+    store = FencedStore(settings.redis, settings.feast_project)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def followed(settings: Settings, store: FencedStore) -> Iterator[Followed]:
+    for number in range(3):
+        play(store, f"i{number}")
+    followed = Followed(settings)
+    wait_until(lambda: followed.cache.tried)
+    yield followed
+    followed.cache.stop()
+
+
+def test_every_row_is_there_once_it_has_tried(followed: Followed) -> None:
+    assert {item_id: followed.plays(item_id) for item_id in followed.rows} == {"i0": 1, "i1": 1, "i2": 1}
+    assert followed.states[0] is True
+
+
+def test_changed_row_comes_by_itself_with_the_time_of_its_change(followed: Followed, store: FencedStore) -> None:
+    play(store, "i1")
+    play(store, "new")
+    wait_until(lambda: followed.plays("i1") == 2 and followed.plays("new") == 1)
+    assert followed.rows["i1"].changed_s is not None
+    assert followed.rows["i0"].changed_s is None
+
+
+def test_row_that_is_gone_becomes_empty(followed: Followed, settings: Settings, redis_client: redis.Redis) -> None:
+    redis_client.delete(ITEM.key("i2", settings.feast_project))
+    wait_until(lambda: followed.plays("i2") == 0)
+    assert followed.rows["i2"].contained == b""
+
+
+def test_emptied_store_empties_every_row(followed: Followed, redis_client: redis.Redis) -> None:
+    redis_client.flushdb()
+    wait_until(lambda: all(followed.plays(f"i{number}") == 0 for number in range(3)))
+
+
+@pytest.mark.parametrize("kind", ["pubsub", "normal"])
+def test_lost_connection_is_followed_by_a_full_read(
+    followed: Followed, store: FencedStore, redis_client: redis.Redis, kind: str
+) -> None:
+    mine = str(redis_client.client_id())
+    writer = str(store._client.client_id())
+    for client in redis_client.client_list(_type=kind):
+        if client["id"] not in (mine, writer):
+            redis_client.client_kill_filter(_id=client["id"])
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 2)
+    assert False in followed.states
+    wait_until(lambda: followed.states[-1])
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 3)
+
+
+def test_rows_of_another_project_are_not_its_business(
+    followed: Followed, settings: Settings, store: FencedStore
+) -> None:
+    for project in ("other", f"x{settings.feast_project}"):
+        other = FencedStore(settings.redis, project)
+        play(other, "foreign")
+        other.close()
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 2)
+    assert "foreign" not in followed.rows
+
+
+def test_row_past_its_time_to_live_counts_as_missing(followed: Followed, store: FencedStore) -> None:
+    play(store, "old", age_ms=1000 * ITEM.views[0].ttl_s + 60_000)
+    wait_until(lambda: "old" in followed.rows)
+    assert followed.plays("old") == 0
+
+
+def test_store_that_is_not_there_is_reported_and_waited_for(settings: Settings) -> None:
+    followed = Followed(replace(settings, redis="127.0.0.1:1"))
+    wait_until(lambda: followed.cache.tried)
+    assert followed.states[0] is False
+    followed.cache.stop()
+
+
+def test_bound_is_stated() -> None:
+    assert MAX_ROWS == 200_000

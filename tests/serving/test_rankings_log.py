@@ -1,0 +1,105 @@
+"""Every answer is logged with what it was made of, and nothing ever waits for the log."""
+
+import time
+import uuid
+from dataclasses import replace
+
+import httpx
+import msgspec
+import numpy as np
+
+from features.vector import COLUMN_NAMES
+from infra.metrics import Metrics
+from infra.settings import Settings
+from serving.rankings_log import RankingsLog, fit_ranking
+from streams.events import MAX_EVENT_BYTES, Ranking, ServedItem, encode_event
+from streams.topics import RANKINGS
+from tests.serving.test_api import records
+from tests.serving.world import metric, wait_until
+
+
+def logged(settings: Settings, ranking_id: str) -> list[Ranking]:
+    found = [msgspec.json.decode(value, type=Ranking) for value in records(settings, RANKINGS)]
+    return [ranking for ranking in found if ranking.ranking_id == ranking_id]
+
+
+def test_answer_is_logged_with_its_features_and_the_offsets_behind_them(
+    client: httpx.Client, world_settings: Settings
+) -> None:
+    ranking_id = str(uuid.uuid4())
+    request = {
+        "id": ranking_id,
+        "user_id": "ann",
+        "task": "search",
+        "query": "Far",
+        "country": "DE",
+        "session_id": "s1",
+        "limit": 5,
+        "explain": True,
+    }
+    answer = client.post("/rank", json=request).json()
+    wait_until(lambda: logged(world_settings, ranking_id))
+    (ranking,) = logged(world_settings, ranking_id)
+    assert [item.item_id for item in ranking.items] == [item["item_id"] for item in answer["items"]]
+    assert [item.score for item in ranking.items] == [item["score"] for item in answer["items"]]
+    for served, item in zip(ranking.items, answer["items"], strict=True):
+        values = np.frombuffer(served.features, np.float32)
+        assert values.tolist() == [item["features"][name]["value"] for name in COLUMN_NAMES]
+    assert (ranking.user_id, ranking.task, ranking.query, ranking.country, ranking.session_id) == (
+        "ann",
+        "search",
+        "Far",
+        "DE",
+        "s1",
+    )
+    assert ranking.model == answer["model"]
+    assert set(ranking.contained["user"]) == {"plays-0", "clicks-0"}
+    assert set(ranking.contained["country"]) == {"deltas-0"}
+    engaged = [item.item_id for item in ranking.items if int(item.item_id[1:]) < 20]
+    assert {f"item:{item_id}" for item_id in engaged} <= set(ranking.contained)
+
+
+def test_answer_that_nobody_will_see_is_not_logged(client: httpx.Client, world_settings: Settings) -> None:
+    unseen, seen = str(uuid.uuid4()), str(uuid.uuid4())
+    client.post("/rank", json={"id": unseen, "user_id": "ann", "task": "pre_query", "log": False})
+    client.post("/rank", json={"id": seen, "user_id": "ann", "task": "pre_query"})
+    wait_until(lambda: logged(world_settings, seen))
+    assert not logged(world_settings, unseen)
+
+
+def test_logged_rankings_are_counted(client: httpx.Client) -> None:
+    before = metric(client, 'nowrank_scorer_rankings_total{result="logged"}')
+    client.post("/rank", json={"user_id": "ann", "task": "pre_query"})
+    wait_until(lambda: metric(client, 'nowrank_scorer_rankings_total{result="logged"}') > before)
+
+
+def make_ranking(count: int, id_chars: int = 10, features: bytes = b"x" * 4 * len(COLUMN_NAMES)) -> Ranking:
+    items = [
+        ServedItem(item_id=str(number).rjust(id_chars, "ü"), score=1.0, features=features) for number in range(count)
+    ]
+    return Ranking(ranking_id="r", user_id="u", event_ts_ms=1, task="pre_query", items=items)
+
+
+def test_full_buffer_drops_and_counts_without_waiting(settings: Settings) -> None:
+    metrics = Metrics("scorer")
+    log = RankingsLog(replace(settings, kafka="127.0.0.1:1"), metrics, capacity=10)
+    log.start()
+    begin_s = time.monotonic()
+    for _ in range(50):
+        log.put(make_ranking(1))
+    assert time.monotonic() - begin_s < 0.5
+    assert metrics.registry.get_sample_value("nowrank_scorer_rankings_total", {"result": "dropped"}) == 40
+    log.stop()
+
+
+def test_ranking_that_fits_is_not_changed() -> None:
+    ranking = make_ranking(20)
+    assert fit_ranking(ranking) == ranking
+
+
+def test_long_ranking_loses_features_at_its_end_before_positions() -> None:
+    for count, id_chars in ((500, 10), (200, 128), (2_000, 128)):
+        fitted = fit_ranking(make_ranking(count, id_chars))
+        assert len(encode_event(fitted)) <= MAX_EVENT_BYTES
+        assert fitted.items[0].features
+        assert len(fitted.items) == 200

@@ -1,0 +1,150 @@
+"""The request's rows: one round trip, a deadline, and no exception whatever the store does."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+import redis
+
+from features.engagement import Kind
+from infra.clock import now_ms
+from infra.errors import StoreTimeout, StoreUnavailable
+from infra.settings import Settings
+from serving.redis_link import MAX_WAITING, RedisLink
+from serving.store_reader import MAX_REMEMBERED, RowKeys, RowsRead, StoreReader
+from tests.serving.world import World
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def filled(settings: Settings, redis_client: redis.Redis) -> Settings:
+    world = World(settings)
+    world.engage("ann", "t1", query="far", source_item_id="t2", country="DE")
+    world.engage("old", "t1", age_ms=400 * DAY_MS, query="ancient")
+    world.engage("ann", "t3", Kind.CLICK)
+    world.close()
+    return settings
+
+
+def read(settings: Settings, keys: RowKeys, now_ms: int) -> RowsRead:
+    async def once() -> RowsRead:
+        reader = StoreReader(settings.redis, settings.feast_project)
+        try:
+            return await reader.read(keys, now_ms, 5.0)
+        finally:
+            await reader.close()
+
+    return asyncio.run(once())
+
+
+def test_all_four_rows_come_in_one_answer(filled: Settings) -> None:
+    rows = read(filled, RowKeys("ann", "far", "t2", "DE"), now_ms())
+    assert rows.store == "ok"
+    assert rows.user_status == "fresh"
+    assert [moment.item_id for moment in rows.user.recent] == ["t1", "t3"]
+    assert {name: list(state.targets) for name, state in rows.targets.items()} == {
+        "query": ["t1"],
+        "source_item": ["t1"],
+        "country": ["t1"],
+    }
+    assert set(rows.contained) == {"user", "query", "source_item", "country"}
+
+
+def test_row_past_its_time_to_live_is_stale_and_empty(filled: Settings) -> None:
+    rows = read(filled, RowKeys("old", "ancient", None, None), now_ms())
+    assert rows.user_status == "stale"
+    assert rows.user.recent == []
+    assert rows.stale == {"user", "query"}
+    assert rows.targets == {}
+
+
+def test_missing_row_is_the_default(filled: Settings) -> None:
+    rows = read(filled, RowKeys("nobody", None, None, None), 1)
+    assert (rows.user_status, rows.contained) == ("default", {})
+
+
+def test_address_without_a_store_is_missing(settings: Settings) -> None:
+    assert read(replace(settings, redis="127.0.0.1:1"), RowKeys("ann", None, None, None), 1).store == "missing"
+    assert read(replace(settings, redis=""), RowKeys("ann", None, None, None), 1).store == "missing"
+
+
+def test_member_remembered_from_before_keeps_the_history_and_not_the_session(filled: Settings) -> None:
+    async def twice() -> RowsRead:
+        reader = StoreReader(filled.redis, filled.feast_project)
+        await reader.read(RowKeys("ann", None, None, None), now_ms(), 5.0)
+        rows = await reader.read(RowKeys("ann", None, None, None), now_ms(), 0.0)
+        await reader.close()
+        return rows
+
+    rows = asyncio.run(twice())
+    assert (rows.store, rows.user_status) == ("timeout", "remembered")
+    assert rows.user.recent == []
+    assert set(rows.user.title_weights(now_ms())) == {"t1", "t3"}
+
+
+def test_memory_of_members_is_bounded(filled: Settings) -> None:
+    reader = StoreReader(filled.redis, filled.feast_project)
+    for number in range(MAX_REMEMBERED + 10):
+        reader._remember(str(number), b"x")
+    assert len(reader._remembered) == MAX_REMEMBERED
+    assert "0" not in reader._remembered
+
+
+def test_wrong_password_is_an_unavailable_store(settings: Settings) -> None:
+    assert (
+        read(replace(settings, redis=f"{settings.redis},password=wrong"), RowKeys("ann", None, None, None), 1).store
+        == "missing"
+    )
+
+
+def test_concurrent_calls_get_their_own_replies(settings: Settings, redis_client: redis.Redis) -> None:
+    for number in range(50):
+        redis_client.set(f"key{number}", number)
+
+    async def many() -> list[list[bytes]]:
+        link = RedisLink(settings.redis)
+        replies = await asyncio.gather(*(link.execute([("GET", f"key{number}")] * 3, 5.0) for number in range(50)))
+        await link.close()
+        return replies
+
+    assert asyncio.run(many()) == [[str(number).encode()] * 3 for number in range(50)]
+
+
+def test_reply_that_comes_too_late_is_nobody_elses(settings: Settings, redis_client: redis.Redis) -> None:
+    redis_client.set("mine", "right")
+
+    async def late() -> list[bytes]:
+        link = RedisLink(settings.redis)
+        await link.execute([("PING",)], 5.0)
+        with pytest.raises(StoreTimeout):
+            await link.execute([("BLPOP", "nothing-here", "0.3")], 0.05)
+        replies = await link.execute([("GET", "mine")], 5.0)
+        await link.close()
+        return replies
+
+    assert asyncio.run(late()) == [b"right"]
+
+
+def test_error_reply_is_an_unavailable_store(settings: Settings) -> None:
+    async def wrong() -> None:
+        link = RedisLink(settings.redis)
+        try:
+            await link.execute([("NO-SUCH-COMMAND",)], 5.0)
+        finally:
+            await link.close()
+
+    with pytest.raises(StoreUnavailable, match="unknown command"):
+        asyncio.run(wrong())
+
+
+def test_number_of_calls_in_flight_is_bounded(settings: Settings) -> None:
+    async def flood() -> int:
+        link = RedisLink(settings.redis)
+        await link.execute([("PING",)], 5.0)
+        calls = [link.execute([("BLPOP", "nothing-here", "0.5")], 0.2) for _ in range(MAX_WAITING + 100)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        await link.close()
+        return sum(isinstance(result, StoreUnavailable) and not isinstance(result, StoreTimeout) for result in results)
+
+    assert asyncio.run(flood()) == 100
