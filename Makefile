@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 DEMO_ARGUMENTS := $(if $(JSON),--json "$(JSON)") $(if $(KEEP),--keep)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check slow-tests fmt docs up down status lock clean
+.PHONY: help install demo test check slow-tests fmt docs golden up down status lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,11 @@ fmt: $(INSTALLED) ## format the code and fix what can be fixed
 
 docs: $(INSTALLED) ## write the generated pages
 	$(BIN)/nowrank settings --markdown > docs/settings.md
+	$(BIN)/nowrank metrics --markdown > docs/metrics.md
+	$(BIN)/nowrank features docs > docs/features.md
+
+golden: $(INSTALLED) ## accept the feature registry as it is now: tests/golden/registry.json
+	$(BIN)/python -m tests.golden
 
 up: $(INSTALLED) ## start the embedded stack in the background
 	$(BIN)/nowrank up --detach

@@ -1,7 +1,7 @@
 """The metrics catalogue: every metric of every process, in one table.
 
-Enters: observations. Leaves: a Prometheus registry. Called by the workers and the scorer; dashboards, alerts and `docs/metrics.md` name only
-what stands here. Labels come from closed sets: never an id, a query or a count.
+Enters: observations. Leaves: a Prometheus registry. Called by the workers and the scorer; dashboards, alerts and
+`docs/metrics.md` name only what stands here. Labels come from closed sets: never an id, a query or a count.
 """
 
 from collections.abc import Sequence
@@ -30,38 +30,86 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     # stream workers
     MetricSpec("nowrank_worker_records_total", "counter", "Records taken from a topic", ("topic",)),
     MetricSpec("nowrank_worker_events_total", "counter", "Events folded into rows", ("kind",)),
-    MetricSpec("nowrank_worker_duplicates_total", "counter", "Records skipped because they are contained already", ("stage",)),
+    MetricSpec(
+        "nowrank_worker_duplicates_total", "counter", "Records skipped because they are contained already", ("stage",)
+    ),
     MetricSpec("nowrank_worker_dead_letters_total", "counter", "Records sent to the dead-letter topic", ("reason",)),
-    MetricSpec("nowrank_worker_clamped_events_total", "counter", "Events whose time was ahead of the broker's and was clamped"),
+    MetricSpec(
+        "nowrank_worker_clamped_events_total", "counter", "Events whose time was ahead of the broker's and was clamped"
+    ),
     MetricSpec("nowrank_worker_late_events_total", "counter", "Events that arrived over an hour after they happened"),
     MetricSpec("nowrank_worker_deltas_total", "counter", "Deltas handed from stage 1 to stage 2"),
     MetricSpec("nowrank_worker_rows_written_total", "counter", "Rows written to the online store", ("entity",)),
-    MetricSpec("nowrank_worker_row_conflicts_total", "counter", "Row writes refused because another writer was first", ("stage",)),
+    MetricSpec(
+        "nowrank_worker_row_conflicts_total",
+        "counter",
+        "Row writes refused because another writer was first",
+        ("stage",),
+    ),
     MetricSpec("nowrank_worker_row_cache_hits_total", "counter", "Rows found in the worker's cache", ("stage",)),
     MetricSpec("nowrank_worker_row_cache_misses_total", "counter", "Rows read from the online store", ("stage",)),
     MetricSpec(
-        "nowrank_worker_freshness_seconds", "histogram",
-        "Event time to readable in the online store, of events at most 10 s old when produced", ("view",), FRESHNESS_BUCKETS_S,
+        "nowrank_worker_freshness_seconds",
+        "histogram",
+        "Event time to readable in the online store, of events at most 10 s old when produced",
+        ("view",),
+        FRESHNESS_BUCKETS_S,
     ),
-    MetricSpec("nowrank_worker_backfill_events_total", "counter", "Events too old when produced to count for freshness", ("view",)),
+    MetricSpec(
+        "nowrank_worker_backfill_events_total",
+        "counter",
+        "Events too old when produced to count for freshness",
+        ("view",),
+    ),
     MetricSpec("nowrank_worker_batch_records", "histogram", "Records in one batch", ("stage",), BATCH_BUCKETS),
-    MetricSpec("nowrank_worker_batch_seconds", "histogram", "Time to fold and write one batch", ("stage",), LATENCY_BUCKETS_S),
-    MetricSpec("nowrank_worker_lag_records", "gauge", "Records behind the end of the log, summed over this worker's partitions", ("topic",)),
+    MetricSpec(
+        "nowrank_worker_batch_seconds", "histogram", "Time to fold and write one batch", ("stage",), LATENCY_BUCKETS_S
+    ),
+    MetricSpec(
+        "nowrank_worker_lag_records",
+        "gauge",
+        "Records behind the end of the log, summed over this worker's partitions",
+        ("topic",),
+    ),
     MetricSpec("nowrank_worker_last_batch_timestamp_seconds", "gauge", "When the last batch was applied", ("stage",)),
     # scorer
     MetricSpec("nowrank_scorer_requests_total", "counter", "HTTP requests", ("route", "code")),
-    MetricSpec("nowrank_scorer_rank_seconds", "histogram", "Time to answer a ranking request", ("task",), LATENCY_BUCKETS_S),
-    MetricSpec("nowrank_scorer_phase_seconds", "histogram", "Time in one phase of a ranking request", ("phase",), LATENCY_BUCKETS_S),
+    MetricSpec(
+        "nowrank_scorer_rank_seconds", "histogram", "Time to answer a ranking request", ("task",), LATENCY_BUCKETS_S
+    ),
+    MetricSpec(
+        "nowrank_scorer_phase_seconds",
+        "histogram",
+        "Time in one phase of a ranking request",
+        ("phase",),
+        LATENCY_BUCKETS_S,
+    ),
     MetricSpec("nowrank_scorer_degraded_total", "counter", "Answers given without a part of the features", ("status",)),
     MetricSpec("nowrank_scorer_candidates_total", "counter", "Candidates by the source that brought them", ("source",)),
-    MetricSpec("nowrank_scorer_feature_age_seconds", "histogram", "Age of the user's newest event when it was scored", (), FRESHNESS_BUCKETS_S),
+    MetricSpec(
+        "nowrank_scorer_feature_age_seconds",
+        "histogram",
+        "Age of the user's newest event when it was scored",
+        (),
+        FRESHNESS_BUCKETS_S,
+    ),
     MetricSpec("nowrank_scorer_near_cache_rows", "gauge", "Item rows in the near cache"),
-    MetricSpec("nowrank_scorer_near_cache_staleness_seconds", "histogram", "Invalidation to refreshed row in the near cache", (), FRESHNESS_BUCKETS_S),
+    MetricSpec(
+        "nowrank_scorer_near_cache_staleness_seconds",
+        "histogram",
+        "Invalidation to refreshed row in the near cache",
+        (),
+        FRESHNESS_BUCKETS_S,
+    ),
     MetricSpec("nowrank_scorer_near_cache_refreshes_total", "counter", "Item rows read again after an invalidation"),
     MetricSpec("nowrank_scorer_events_total", "counter", "Events taken by POST /events", ("result",)),
     MetricSpec("nowrank_scorer_rankings_total", "counter", "Rankings logged or dropped", ("result",)),
     MetricSpec("nowrank_scorer_store_up", "gauge", "1 when the online store answered last time"),
-    MetricSpec("nowrank_scorer_model_loaded_timestamp_seconds", "gauge", "When the current model was loaded; 0: none, trending answers"),
+    MetricSpec(
+        "nowrank_scorer_model_loaded_timestamp_seconds",
+        "gauge",
+        "When the current model was loaded; 0: none, trending answers",
+    ),
 )
 _BY_NAME = {spec.name: spec for spec in CATALOGUE}
 

@@ -1,6 +1,7 @@
 """The command line: one line per command; a room's code is loaded only when its command is called.
 
-Enters: arguments. Leaves: an exit code: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted. Called as `nowrank`.
+Enters: arguments. Leaves: an exit code: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted. Called as
+`nowrank`.
 """
 
 import argparse
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scorer": ("serving.commands", "run the scorer"),
     "rank": ("serving.commands", "ask the scorer for a ranking"),
     "settings": ("infra.commands", "show every setting, its value and its meaning"),
+    "metrics": ("infra.prometheus.commands", "show every metric; write a Prometheus configuration"),
     "demo": ("nowrank.demo", "play the whole main job on real data"),
 }
 
@@ -40,7 +42,10 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module_name, help_text) in COMMANDS.items():
         sub = subparsers.add_parser(
-            name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=help_text,
+            description=help_text[0].upper() + help_text[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == command:
             _function(module_name, f"{_identifier(name)}_arguments")(sub)
@@ -60,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in {"infra", "features", "streams", "model", "serving", "nowrank"}:
             raise
-        print(f"nowrank: this command needs {error.name!r}; install it with: pip install 'nowrank[all]'", file=sys.stderr)
+        print(
+            f"nowrank: this command needs {error.name!r}; install it with: pip install 'nowrank[all]'", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,6 +1,7 @@
 """The demo: the main job, from real data to rankings that change, each step real and each figure measured in this run.
 
-Enters: a data set, an empty machine. Leaves: a running stack (with `--keep`), a table, a JSON file. Called by `nowrank demo` and `make demo`.
+Enters: a data set, an empty machine. Leaves: a running stack (with `--keep`), a table, a JSON file. Called by `nowrank
+demo` and `make demo`.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from infra.settings import Settings, load_settings
 EXAMPLES = """examples:
   nowrank demo                       the whole main job, in under ten minutes on two cores
   nowrank demo --json demo.json      the figures as JSON as well
-  nowrank demo --keep                leave the stack running: `nowrank rank --user 1 --task pre_query`, `nowrank down`"""
+  nowrank demo --keep                leave the stack running, for `nowrank rank` and `nowrank down`"""
 
 TRAIN_BUDGET_S = 150.0
 EVALUATED_LABELS_PER_TASK = 600
@@ -50,7 +51,9 @@ def demo(args: argparse.Namespace) -> int:
     stack = start_stack(settings, tied=not args.keep, say=lambda line: print(f"   {line}", flush=True))
     is_done = False
     try:
-        figures = _play(replace(settings, **{name: stack[name] for name in ("kafka", "redis", "scorer_url")}), stack, folder)
+        figures = _play(
+            replace(settings, **{name: stack[name] for name in ("kafka", "redis", "scorer_url")}), stack, folder
+        )
         figures["took_s"] = round(monotonic_s() - begin_s, 1)
         is_done = True
     finally:
@@ -75,7 +78,10 @@ def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, 
     from streams.sources.movielens import load_movielens
 
     log = load_movielens(folder, now_ms())
-    _say(f"3  {len(log.labels):,} ratings as {len(log.events):,} derived events, moved by {log.shift_ms / 86_400_000:.0f} days, through Kafka")
+    _say(
+        f"3  {len(log.labels):,} ratings as {len(log.events):,} derived events, moved by "
+        f"{log.shift_ms / 86_400_000:.0f} days, through Kafka"
+    )
     with shown_progress() as progress:
         replayed = replay(settings, stack["worker_metrics_urls"], log, progress)
     print(f"   {replayed.events_per_s:,.0f} events/s through both stages; every item row equals a count over the log")
@@ -84,7 +90,10 @@ def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, 
     _say("5  UniCoRn: train on the replayed log, export to ONNX")
     with shown_progress() as progress:
         report = train_on_log(log, settings.artifact_path, budget_s=TRAIN_BUDGET_S, progress=progress)
-    print(f"   data set {report.data_s:.0f} s, training {report.fit_s:.0f} s, {len(report.train_losses)} epochs: artifact {report.card.version}")
+    print(
+        f"   data set {report.data_s:.0f} s, training {report.fit_s:.0f} s, {len(report.train_losses)} epochs: "
+        f"artifact {report.card.version}"
+    )
     with Scorer(settings.scorer_url, timeout_s=10) as scorer:
         _await_model(scorer, report.card.version)
         figures = _play_scene(settings, scorer, log)
@@ -95,7 +104,9 @@ def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, 
         rank_ms = {str(count): _time_rank(scorer, log, count) for count in (100, 500)}
     _say("9  evaluation on the held-out last days, full ranking")
     with shown_progress() as progress:
-        evaluation = evaluate_artifact(log, settings.artifact_path, max_labels=EVALUATED_LABELS_PER_TASK, progress=progress)
+        evaluation = evaluate_artifact(
+            log, settings.artifact_path, max_labels=EVALUATED_LABELS_PER_TASK, progress=progress
+        )
     pre_query = evaluation["tasks"]["pre_query"]
     return {
         "events": replayed.events,
@@ -113,7 +124,10 @@ def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, 
         **figures,
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("nowrank", "faust-streaming", "feast", "kafka-python", "redis", "torch", "onnxruntime")},
+            **{
+                name: version(name)
+                for name in ("nowrank", "faust-streaming", "feast", "kafka-python", "redis", "torch", "onnxruntime")
+            },
             "model": report.card.version,
         },
     }
@@ -151,7 +165,10 @@ def _check_feast(settings: Settings, log: Any) -> None:
     for name in ("item_plays_14d", "item_clicks_1d"):
         if answer[name] != [ours[name]]:
             raise NowrankError(f"Feast reads {name} = {answer[name][0]} for item {item_id}; the row holds {ours[name]}")
-    print(f"   {len(VIEWS)} views applied in {monotonic_s() - began_s:.0f} s; item {item_id}: item_plays_14d = {answer['item_plays_14d'][0]:.3f} by both readers")
+    print(
+        f"   {len(VIEWS)} views applied in {monotonic_s() - began_s:.0f} s; item {item_id}: "
+        f"item_plays_14d = {answer['item_plays_14d'][0]:.3f} by both readers"
+    )
 
 
 def _await_model(scorer: Any, version_: str) -> None:
@@ -160,7 +177,10 @@ def _await_model(scorer: Any, version_: str) -> None:
     deadline_s = monotonic_s() + MODEL_TIMEOUT_S
     while (seen := scorer.health().model) != version_:
         if monotonic_s() > deadline_s:
-            raise NowrankError(f"the scorer answers with model {seen!r} and did not load {version_!r} within {MODEL_TIMEOUT_S:.0f} s; see its log")
+            raise NowrankError(
+                f"the scorer answers with model {seen!r} and did not load {version_!r} "
+                f"within {MODEL_TIMEOUT_S:.0f} s; see its log"
+            )
         time.sleep(0.1)
 
 
@@ -169,16 +189,23 @@ def _play_scene(settings: Settings, scorer: Any, log: Any) -> dict[str, Any]:
 
     scene = cast_scene(log)
     names = ", ".join(item.title for item in scene.engaged)
-    _say(f"6  user {scene.user_id} looks, then clicks, plays and likes {len(scene.engaged)} titles of a kind they rarely play ({scene.kind}): {names}")
+    _say(
+        f"6  user {scene.user_id} looks, then clicks, plays and likes {len(scene.engaged)} titles of a kind "
+        f"that they rarely play ({scene.kind}): {names}"
+    )
     engaged = {item.item_id for item in scene.engaged}
     first, second = ask(scorer, scene), ask(scorer, scene)
     control = compare(first, second, set())
     fresh_ms = engage(settings, scene)
     changes = compare(second, ask(scorer, scene, explain=True), engaged)
     print(f"   the session was readable {fresh_ms:.0f} ms after the last event")
-    for change, (task, context) in zip(changes, scene.questions, strict=True):
-        shown = f"{task} {' '.join(context.values())}".strip()
-        print(f"\n   {shown}: {change.before.took_ms:.1f} ms before, {change.after.took_ms:.1f} ms after (with its explanation); {len(change.moved)} moved")
+    for change in changes:
+        asked = {"search": f"search {scene.query!r}", "more_like_this": f"more like {scene.source.title}"}
+        shown = asked.get(change.task, "pre-query")
+        print(
+            f"\n   {shown}: {change.before.took_ms:.1f} ms before, {change.after.took_ms:.1f} ms after "
+            f"(with its explanation); {len(change.moved)} moved"
+        )
         print(f"   {'':>4} {'before':<40} {'after':<40} {'long':>6} {'short':>6}")
         for place, (old, new) in enumerate(zip(change.before.items, change.after.items, strict=False), 1):
             parts = new.parts
@@ -203,21 +230,38 @@ def _time_rank(scorer: Any, log: Any, count: int) -> dict[str, float]:
         answer = scorer.rank(user_id, "pre_query", items=item_ids)
         took_ms.append(1000 * (monotonic_s() - began_s))
         if answer.candidates != count or not answer.model:
-            raise NowrankError(f"the scorer ranked {answer.candidates} of {count} candidates with model {answer.model!r}")
+            raise NowrankError(
+                f"the scorer ranked {answer.candidates} of {count} candidates with model {answer.model!r}"
+            )
     return {"p50": round(percentile(took_ms, 50), 3), "p99": round(percentile(took_ms, 99), 3)}
 
 
 def _print_table(figures: dict[str, Any]) -> None:
-    freshness, rank_ms, pre_query = figures["freshness_ms"], figures["rank_ms"], figures["evaluation"]["tasks"]["pre_query"]
+    freshness, rank_ms, pre_query = (
+        figures["freshness_ms"],
+        figures["rank_ms"],
+        figures["evaluation"]["tasks"]["pre_query"],
+    )
     rows = [
         ("events replayed", f"{figures['events_per_s']:,.0f} events/s ({figures['events']:,} events, both stages)"),
-        ("freshness, session view", f"p50 {freshness['p50']:.0f} ms, p99 {freshness['p99']:.0f} ms ({freshness['events']:,} live events)"),
+        (
+            "freshness, session view",
+            f"p50 {freshness['p50']:.0f} ms, p99 {freshness['p99']:.0f} ms ({freshness['events']:,} live events)",
+        ),
         ("freshness, item view", f"p50 {freshness['target']['p50']:.0f} ms, p99 {freshness['target']['p99']:.0f} ms"),
         *(
-            (f"/rank, {count} candidates", f"p50 {rank_ms[count]['p50']:.1f} ms, p99 {rank_ms[count]['p99']:.1f} ms (client's time)")
+            (
+                f"/rank, {count} candidates",
+                f"p50 {rank_ms[count]['p50']:.1f} ms, p99 {rank_ms[count]['p99']:.1f} ms (client's time)",
+            )
             for count in ("100", "500")
         ),
-        ("NDCG@10, pre-query", ", ".join(f"{name} {pre_query[name]['ndcg10']:.3f}" for name in pre_query if isinstance(pre_query[name], dict))),
+        (
+            "NDCG@10, pre-query",
+            ", ".join(
+                f"{name} {pre_query[name]['ndcg10']:.3f}" for name in pre_query if isinstance(pre_query[name], dict)
+            ),
+        ),
         ("titles moved by the scene", f"{figures['moved_items']} (control: {figures['control_moved_items']})"),
         ("whole run", f"{figures['took_s']:.0f} s, {figures['train_s']:.0f} s of it training"),
     ]
@@ -229,7 +273,10 @@ def _verdict(figures: dict[str, Any]) -> int:
     failures = [
         text
         for is_met, text in (
-            (figures["ndcg10"]["unicorn"] > figures["ndcg10"]["popularity"], "UniCoRn does not rank better than popularity"),
+            (
+                figures["ndcg10"]["unicorn"] > figures["ndcg10"]["popularity"],
+                "UniCoRn does not rank better than popularity",
+            ),
             (figures["moved_items"] >= 1, "no title moved after the scene"),
             (figures["control_moved_items"] == 0, "titles moved without any event between two requests"),
         )

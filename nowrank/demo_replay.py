@@ -23,7 +23,7 @@ from infra.settings import Settings
 from model.progress import Progress
 from streams.events import Click, Engaged, Play
 from streams.labels import Log
-from streams.producer import Producer, new_event_id
+from streams.producer import BULK_LINGER_MS, Producer, new_event_id
 
 CHUNK = 2_000
 LIVE_EVENTS = 2_000
@@ -54,12 +54,14 @@ class Freshness:
 
 
 def replay(settings: Settings, worker_urls: Sequence[str], log: Log, progress: Progress) -> Replayed:
-    """Publish the catalogue and every event, wait until both stages have folded them, and check the rows against the log."""
+    """Publish the catalogue and every event, wait until both stages have folded them, and check the rows against the
+    log.
+    """
     events = log.events
     progress.step("events -> Kafka -> rows", len(events))
     began_s = monotonic_s()
     folded = 0
-    with Producer(settings) as producer:
+    with Producer(settings, linger_ms=BULK_LINGER_MS) as producer:
         producer.send_items(log.items)
         remaining = iter(events)
         while chunk := list(islice(remaining, CHUNK)):
@@ -77,17 +79,22 @@ def check_rows(client: redis.Redis, project: str, events: Sequence[Engaged]) -> 
     clicks = Counter(event.item_id for event in events if isinstance(event, Click))
     plays = Counter(event.item_id for event in events if isinstance(event, Play))
     item_ids = sorted(clicks | plays)
-    for item_id, state in zip(item_ids, read_states(client, project, [(ITEM, item_id) for item_id in item_ids]), strict=True):
+    for item_id, state in zip(
+        item_ids, read_states(client, project, [(ITEM, item_id) for item_id in item_ids]), strict=True
+    ):
         seen, expected = (state.totals[1], state.totals[2]), (clicks[item_id], plays[item_id])
         if seen != expected:
             raise NowrankError(f"the row of item {item_id} holds {seen} clicks and plays; the log has {expected}")
 
 
 def play_live(settings: Settings, log: Log, progress: Progress) -> Freshness:
-    """Play LIVE_EVENTS fresh clicks of the data's own users at LIVE_EVENTS_PER_S, and watch each one become readable."""
+    """Play LIVE_EVENTS fresh clicks of the data's own users at LIVE_EVENTS_PER_S; watch each one become readable."""
     progress.step(f"live: {LIVE_EVENTS_PER_S} events/s", LIVE_EVENTS)
     labels = log.labels[-LIVE_EVENTS:]
     client = connect(settings.redis)
+    item_ids = list({label.item_id for label in labels})
+    states = read_states(client, settings.feast_project, [(ITEM, item_id) for item_id in item_ids])
+    clicks = Counter({item_id: state.totals[1] for item_id, state in zip(item_ids, states, strict=True)})
     waiting: dict[int, _Awaited] = {}
     freshness = Freshness([], [])
     with Producer(settings) as producer:
@@ -96,17 +103,20 @@ def play_live(settings: Settings, log: Log, progress: Progress) -> Freshness:
         while sent < len(labels) or waiting:
             if sent < len(labels) and monotonic_s() >= begin_s + sent / LIVE_EVENTS_PER_S:
                 label = labels[sent]
-                before = read_states(client, settings.feast_project, [(ITEM, label.item_id)])[0].totals[1]
-                pending = sum(1 for awaited in waiting.values() if awaited.item_id == label.item_id and awaited.target_ms is None)
-                event = Click(event_id=new_event_id(), user_id=label.user_id, item_id=label.item_id, event_ts_ms=now_ms())
+                clicks[label.item_id] += 1
+                event = Click(
+                    event_id=new_event_id(), user_id=label.user_id, item_id=label.item_id, event_ts_ms=now_ms()
+                )
                 producer.send(event)
-                waiting[sent] = _Awaited(event.user_id, event.item_id, event.event_ts_ms, before + pending + 1)
+                waiting[sent] = _Awaited(event.user_id, event.item_id, event.event_ts_ms, clicks[label.item_id])
                 sent += 1
                 progress.advance()
             _look(client, settings.feast_project, waiting, freshness)
             time.sleep(POLL_S)
             if monotonic_s() - begin_s > LIVE_EVENTS / LIVE_EVENTS_PER_S + STALL_S:
-                raise NowrankError(f"{len(waiting)} of {sent} live events did not become readable within {STALL_S:.0f} s")
+                raise NowrankError(
+                    f"{len(waiting)} of {sent} live events did not become readable within {STALL_S:.0f} s"
+                )
     return freshness
 
 
@@ -130,7 +140,10 @@ def _look(client: redis.Redis, project: str, waiting: dict[int, _Awaited], fresh
     for number, awaited in list(waiting.items()):
         user, item = next(states), next(states)
         if awaited.session_ms is None and any(
-            moment.kind == Kind.CLICK and moment.event_ts_ms == awaited.event_ts_ms and moment.item_id == awaited.item_id for moment in user.recent
+            moment.kind == Kind.CLICK
+            and moment.event_ts_ms == awaited.event_ts_ms
+            and moment.item_id == awaited.item_id
+            for moment in user.recent
         ):
             awaited.session_ms = seen_ms - awaited.event_ts_ms
         if awaited.target_ms is None and item.totals[1] >= awaited.clicks:
@@ -153,18 +166,25 @@ def _advance(progress: Progress, worker_urls: Sequence[str], folded: int) -> int
 
 
 def _await_folded(worker_urls: Sequence[str], progress: Progress, folded: int, expected: int) -> None:
-    """Wait until stage 1 has folded `expected` events and stage 2 has no delta left; raises `NowrankError` when nothing moves for STALL_S."""
-    last_moved_s = monotonic_s()
+    """Wait until stage 1 has folded `expected` events and stage 2 has no delta left; raises `NowrankError` when nothing
+    moves for STALL_S.
+    """
+    last_moved_s, last_written = monotonic_s(), 0.0
     while True:
         scraped = _scrape(worker_urls)
         if scraped["nowrank_worker_dead_letters_total"]:
             raise NowrankError("some events were dead-lettered; `nowrank dead-letters list` says why")
         if scraped["nowrank_worker_events_total"] >= expected and scraped["nowrank_worker_lag_records"] == 0:
             return
-        if (moved := _advance(progress, worker_urls, folded)) > folded:
-            folded, last_moved_s = moved, monotonic_s()
+        folded = _advance(progress, worker_urls, folded)
+        if scraped["nowrank_worker_rows_written_total"] > last_written:
+            last_moved_s, last_written = monotonic_s(), scraped["nowrank_worker_rows_written_total"]
         if monotonic_s() - last_moved_s > STALL_S:
-            raise NowrankError(f"the workers folded {folded} of {expected} events and then nothing for {STALL_S:.0f} s; see their logs")
+            lag = scraped["nowrank_worker_lag_records"]
+            raise NowrankError(
+                f"{folded} of {expected} events are folded, {lag:.0f} records wait, and no row was written "
+                f"for {STALL_S:.0f} s; see the logs"
+            )
         time.sleep(0.2)
 
 

@@ -6,6 +6,7 @@ Enters: the log, the running stack. Leaves: what was shown, what moved and why. 
 import time
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from features.catalogue import Item
 from features.online_store import connect, read_states
@@ -39,12 +40,16 @@ class Scene:
     @property
     def questions(self) -> list[tuple[str, dict[str, str]]]:
         """The three tasks and what each is asked with."""
-        return [("pre_query", {}), ("search", {"query": self.query}), ("more_like_this", {"source_item_id": self.source.item_id})]
+        return [
+            ("pre_query", {}),
+            ("search", {"query": self.query}),
+            ("more_like_this", {"source_item_id": self.source.item_id}),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One task before and after: titles that moved without having been engaged with, as (title, old place, new place)."""
+    """One task before and after; `moved`: titles that were not engaged with, as (title, old place, new place)."""
 
     task: str
     before: RankAnswer
@@ -53,7 +58,9 @@ class Change:
 
 
 def cast_scene(log: Log) -> Scene:
-    """A user with a history of LEAST_RATINGS to MOST_RATINGS titles and the kind of title that they have played least; the same for the same log."""
+    """A user with a history of LEAST_RATINGS to MOST_RATINGS titles and the kind of title that they have played least;
+    the same for the same log.
+    """
     titles = {item.item_id: item for item in log.items}
     by_user: dict[str, list[str]] = {}
     for label in log.labels:
@@ -76,14 +83,18 @@ def ask(scorer: Scorer, scene: Scene, explain: bool = False) -> dict[str, RankAn
 
 
 def engage(settings: Settings, scene: Scene) -> float:
-    """The user clicks, plays and likes the titles; returns the ms from the last event to its being readable in the store."""
+    """The user clicks, plays and likes the titles; returns the ms from the last event to its being readable in the
+    store.
+    """
     events: list[Engaged] = []
     with Producer(settings) as producer:
         for item in scene.engaged:
-            common = {"user_id": scene.user_id, "item_id": item.item_id}
+            common: dict[str, Any] = {"user_id": scene.user_id, "item_id": item.item_id}
             events += [
                 Click(event_id=new_event_id(), event_ts_ms=now_ms(), **common),
-                Play(event_id=new_event_id(), event_ts_ms=now_ms(), watched_ms=5_400_000, duration_ms=5_400_000, **common),
+                Play(
+                    event_id=new_event_id(), event_ts_ms=now_ms(), watched_ms=5_400_000, duration_ms=5_400_000, **common
+                ),
                 Thumb(event_id=new_event_id(), event_ts_ms=now_ms(), value="up", **common),
             ]
         producer.deliver(events)
@@ -95,10 +106,14 @@ def _await_readable(settings: Settings, user_id: str, event: Engaged) -> float:
     deadline_s = monotonic_s() + READABLE_TIMEOUT_S
     while monotonic_s() < deadline_s:
         [user] = read_states(client, settings.feast_project, [(USER, user_id)])
-        if any(moment.event_ts_ms == event.event_ts_ms and moment.item_id == event.item_id for moment in user.recent[-20:]):
+        if any(
+            moment.event_ts_ms == event.event_ts_ms and moment.item_id == event.item_id for moment in user.recent[-20:]
+        ):
             return now_ms() - event.event_ts_ms
         time.sleep(0.001)
-    raise NowrankError(f"the scene's events did not become readable within {READABLE_TIMEOUT_S:.0f} s; see the worker's log")
+    raise NowrankError(
+        f"the scene's events did not become readable within {READABLE_TIMEOUT_S:.0f} s; see the worker's log"
+    )
 
 
 def compare(before: dict[str, RankAnswer], after: dict[str, RankAnswer], engaged: set[str]) -> list[Change]:
@@ -108,8 +123,15 @@ def compare(before: dict[str, RankAnswer], after: dict[str, RankAnswer], engaged
 
 def _moved(before: RankAnswer, after: RankAnswer, engaged: set[str]) -> list[tuple[str, int | None, int | None]]:
     old, new = (
-        {item.item_id: place for place, item in enumerate((item for item in answer.items if item.item_id not in engaged), 1)}
+        {
+            item.item_id: place
+            for place, item in enumerate((item for item in answer.items if item.item_id not in engaged), 1)
+        }
         for answer in (before, after)
     )
     names = {item.item_id: item.title or item.item_id for answer in (before, after) for item in answer.items}
-    return [(names[item_id], old.get(item_id), new.get(item_id)) for item_id in {**new, **old} if old.get(item_id) != new.get(item_id)]
+    return [
+        (names[item_id], old.get(item_id), new.get(item_id))
+        for item_id in {**new, **old}
+        if old.get(item_id) != new.get(item_id)
+    ]

@@ -2,9 +2,9 @@
 
 Enters: settings. Leaves: a running worker. Called by `nowrank worker`.
 
-Faust gives the consumer group, the assignment of partitions and the flow of records. Where each log begins is ours: at every assignment the consumer seeks to
-the checkpoints that stand in the online store beside the rows. What a worker cannot continue from ends the process; its supervisor starts a new
-one, which begins at the checkpoints.
+Faust gives the consumer group, the assignment of partitions and the flow of records. Where each log begins is ours: at
+every assignment the consumer seeks to the checkpoints that stand in the online store beside the rows. What a worker
+cannot continue from ends the process; its supervisor starts a new one, which begins at the checkpoints.
 """
 
 import asyncio
@@ -25,13 +25,14 @@ from infra.settings import Settings
 from streams.batcher import Batcher
 from streams.dead_letters import DeadLetter, encode_dead_letter
 from streams.deltas import SourcedDelta, send_deltas
-from streams.session_agent import STAGE as SESSION_STAGE, SessionStage
+from streams.session_agent import STAGE as SESSION_STAGE
+from streams.session_agent import SessionStage
 from streams.stage import Record, SharedStore
-from streams.target_agent import STAGE as TARGET_STAGE, TargetStage
+from streams.target_agent import STAGE as TARGET_STAGE
+from streams.target_agent import TargetStage
 from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS
 from streams.worker_http import WorkerHttp
 
-FETCH_WAIT_MS = 10
 HEARTBEAT_S = 0.5
 LOOK_TIMEOUT_S = 5.0
 ANEW = "Empty the store and start anew."
@@ -49,7 +50,9 @@ def end_process(reason: str) -> NoReturn:
 
 
 async def or_end(work: Awaitable[None], what: str) -> None:
-    """Await `work`; whatever it raises ends the process (an exception in a Faust agent would acknowledge and lose its batch)."""
+    """Await `work`; whatever it raises ends the process (an exception in a Faust agent would acknowledge and lose its
+    batch).
+    """
     try:
         await work
     except asyncio.CancelledError:
@@ -65,7 +68,9 @@ class Runtime:
         self.settings = settings
         self.metrics = metrics
         self.store = SharedStore(FencedStore(settings.redis, settings.feast_project))
-        self.session_stage = SessionStage(self.store, self._send_deltas, self._send_dead_letters, metrics, settings.future_limit_s * 1000)
+        self.session_stage = SessionStage(
+            self.store, self._send_deltas, self._send_dead_letters, metrics, settings.future_limit_s * 1000
+        )
         self.target_stage = TargetStage(self.store, self._send_dead_letters, metrics)
         self.generation = -1
         self.is_ready = False
@@ -75,9 +80,12 @@ class Runtime:
     async def start(self) -> None:
         """Connect the producer of deltas and dead letters.
 
-        It need not be idempotent: one message a partition is under way at a time, and stage 2 recognises one that was written twice.
+        It need not be idempotent: one message a partition is under way at a time, and stage 2 recognises one that was
+        written twice.
         """
-        self._producer = aiokafka.AIOKafkaProducer(bootstrap_servers=self.settings.kafka, acks="all", max_request_size=MAX_REQUEST_BYTES)
+        self._producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=self.settings.kafka, acks="all", max_request_size=MAX_REQUEST_BYTES
+        )
         await self._producer.start()
 
     async def stop(self) -> None:
@@ -100,14 +108,21 @@ class Runtime:
             name = f"{tp.topic}-{tp.partition}"
             starts[tp] = checkpoint = checkpoints.get(name, first[tp])
             if checkpoint < first[tp]:
-                end_process(f"{name} goes on at {checkpoint} but its log begins at {first[tp]}: {first[tp] - checkpoint} records are lost. {ANEW}")
+                end_process(
+                    f"{name} goes on at {checkpoint} but its log begins at {first[tp]}: "
+                    f"{first[tp] - checkpoint} records are lost. {ANEW}"
+                )
             if checkpoint > ends[tp] and not await self._is_in_log(tp, checkpoint - 1):
-                end_process(f"{name} goes on at {checkpoint} but its log ends at {ends[tp]}: this is another log. {ANEW}")
+                end_process(
+                    f"{name} goes on at {checkpoint} but its log ends at {ends[tp]}: this is another log. {ANEW}"
+                )
         return starts
 
     async def _is_in_log(self, tp: Any, offset: int) -> bool:
         """Whether the log holds a record at `offset`: the embedded broker reports ends that are too low, so look."""
-        reader = aiokafka.AIOKafkaConsumer(bootstrap_servers=self.settings.kafka, auto_offset_reset="none", enable_auto_commit=False)
+        reader = aiokafka.AIOKafkaConsumer(
+            bootstrap_servers=self.settings.kafka, auto_offset_reset="none", enable_auto_commit=False
+        )
         await reader.start()
         try:
             reader.assign([tp])
@@ -120,7 +135,9 @@ class Runtime:
         return bool(records.offset == offset)
 
     async def apply(self, stage: str, events: list[Any]) -> None:
-        """Fold one batch of Faust events; records of an earlier assignment are left to whoever holds their partition now."""
+        """Fold one batch of Faust events; records of an earlier assignment are left to whoever holds their partition
+        now.
+        """
         async with self._busy[stage]:
             records = [record for record in map(_to_record, events) if record.generation == self.generation]
             if records:
@@ -156,15 +173,22 @@ class Runtime:
 
 def _to_record(event: Any) -> Record:
     message = event.message
-    return Record(message.topic, message.partition, message.offset, round(message.timestamp * 1000), message.value, message.generation_id)
+    return Record(
+        message.topic,
+        message.partition,
+        message.offset,
+        round(message.timestamp * 1000),
+        message.value,
+        message.generation_id,
+    )
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's consumer thread with a fetch wait that suits fresh features (Faust hard-codes 1,500 ms)."""
+    """Faust's consumer thread with a fetch wait of our own (Faust hard-codes 1,500 ms)."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        consumer._fetch_max_wait_ms = self.app.runtime.settings.fetch_wait_ms
         return consumer
 
 
@@ -245,12 +269,12 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
     add_stage(SESSION_STAGE, *EVENT_TOPICS)
     add_stage(TARGET_STAGE, DELTAS)
 
-    @app.on_before_shutdown.connect
+    @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def stop(*_: Any, **__: Any) -> None:
         await http.stop()
         await runtime.stop()
 
-    @app.task
+    @app.task  # type: ignore[untyped-decorator]
     async def run() -> None:
         await or_end(http.start(), "the worker's HTTP endpoint")
         await or_end(runtime.heartbeat(app.consumer), "the heartbeat")
@@ -261,4 +285,6 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
 def run_worker(settings: Settings) -> None:
     """Run a worker until SIGTERM or SIGINT; exits the process."""
     app = create_app(settings, Metrics("worker"))
-    faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False).execute_from_commandline()
+    faust.Worker(
+        app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False
+    ).execute_from_commandline()

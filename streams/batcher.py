@@ -1,9 +1,11 @@
 """The batcher: what arrives while one batch is being applied becomes the next batch.
 
-Enters: records, one at a time. Leaves: batches of at most `max_records`, one after the other. Called by the agents in `app.py`.
+Enters: records, one at a time. Leaves: batches of at most `max_records`, one after the other. Called by the agents in
+`app.py`.
 
-There is no waiting for a batch to fill: an idle stage applies a single record at once, and a busy one finds its next batch ready. (Faust's `take` collects
-only between batches, for a fixed time; see `docs/decisions/0004-batches-without-waiting.md`.)
+There is no waiting for a batch to fill: an idle stage applies a single record at once, and a busy one finds its next
+batch ready. (Faust's `take` collects only between batches, for a fixed time; see
+`docs/decisions/0004-batches-without-waiting.md`.)
 """
 
 import asyncio

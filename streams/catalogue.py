@@ -23,6 +23,7 @@ from streams.events import MAX_EVENT_BYTES, invalid_event
 from streams.log_ends import read_log_ends
 
 POLL_MS = 500
+METADATA_AGE_MS = 5_000
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 5.0
 
@@ -118,7 +119,7 @@ class CatalogueFollower:
         try:
             self.catalogue.replace(reader.read_to_end(timeout_s=60.0))
             self._ready.set()
-            while not self._stop.is_set():
+            while not self._stop.is_set() and not reader.is_other_log():
                 apply_records(self.catalogue, reader.poll())
         finally:
             reader.close()
@@ -143,6 +144,18 @@ class _Reader:
                 raise BrokerUnavailable(f"topic {topics.ITEMS!r} was not read to its end within {timeout_s} s")
             apply_records(catalogue, self.poll())
         return catalogue
+
+    def is_other_log(self) -> bool:
+        """Whether the topic is not the one that was read: it ends before what was read, or has other partitions.
+
+        So it is after the embedded broker was started again: its log lives in memory.
+        """
+        assigned = self._consumer.assignment()
+        numbers = self._consumer.partitions_for_topic(topics.ITEMS)
+        if numbers and numbers != {partition.partition for partition in assigned}:
+            return True
+        ends = {partition: self._consumer.highwater(partition) for partition in assigned}
+        return any(end is not None and end < self._consumer.position(partition) for partition, end in ends.items())
 
     def poll(self) -> list[Any]:
         """The next records, none when there are none for a while."""
@@ -185,6 +198,7 @@ def _connect(settings: Settings, timeout_s: float) -> _Reader:
             allow_auto_create_topics=False,
             bootstrap_timeout_ms=int(min(3.0, timeout_s) * 1000),
             reconnect_backoff_max_ms=1_000,
+            metadata_max_age_ms=METADATA_AGE_MS,
         )
     except (KafkaError, ValueError, OSError) as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error

@@ -82,14 +82,14 @@ exit code: 0 when every row was imported, 1 when a row was rejected (the good on
 def import_(args: argparse.Namespace) -> int:
     """Publish a file of events, a catalogue, or a data set."""
     from streams.import_report import print_summary
-    from streams.producer import Producer
+    from streams.producer import BULK_LINGER_MS, Producer
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     settings = load_settings()
     if args.dry_run:
         summary = _import_with(args, settings, None)
     else:
-        with Producer(settings) as producer:
+        with Producer(settings, linger_ms=BULK_LINGER_MS) as producer:
             summary = _import_with(args, settings, producer)
     if args.rejects is not None:
         args.rejects.write_bytes(b"".join(msgspec.json.encode(rejection) + b"\n" for rejection in summary.rejections))

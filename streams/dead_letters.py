@@ -1,7 +1,7 @@
 """Dead letters: records that could not be folded, kept with the reason.
 
-Enters: records that stage 1 or 2 refused. Leaves: JSON on the `dead-letters` topic; for an operator, a list of them, one in full, and the raw bytes sent
-again. Called by both stages and by `nowrank dead-letters`.
+Enters: records that stage 1 or 2 refused. Leaves: JSON on the `dead-letters` topic; for an operator, a list of them,
+one in full, and the raw bytes sent again. Called by both stages and by `nowrank dead-letters`.
 """
 
 import base64
@@ -14,6 +14,7 @@ from kafka.errors import KafkaError
 
 from infra.errors import BrokerUnavailable, NowrankError
 from infra.settings import Settings
+from streams.log_ends import read_log_ends
 from streams.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
@@ -63,16 +64,23 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
 
 
 def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
-    """All dead letters, oldest first, each once (a worker that restarts may have sent one twice); raises `BrokerUnavailable`."""
+    """All dead letters, oldest first, each once (a worker that restarts may have sent one twice); raises
+    `BrokerUnavailable`.
+    """
     try:
         consumer = KafkaConsumer(
-            bootstrap_servers=settings.kafka.split(","), enable_auto_commit=False, auto_offset_reset="earliest", consumer_timeout_ms=READ_TIMEOUT_MS
+            bootstrap_servers=settings.kafka.split(","),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            consumer_timeout_ms=READ_TIMEOUT_MS,
         )
     except KafkaError as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
     try:
-        partitions = [TopicPartition(DEAD_LETTERS, number) for number in consumer.partitions_for_topic(DEAD_LETTERS) or ()]
-        ends = consumer.end_offsets(partitions) if partitions else {}
+        partitions = [
+            TopicPartition(DEAD_LETTERS, number) for number in consumer.partitions_for_topic(DEAD_LETTERS) or ()
+        ]
+        ends = read_log_ends(consumer, partitions)
         consumer.assign(partitions)
         consumer.seek_to_beginning()
         seen: set[str] = set()

@@ -1,10 +1,10 @@
 """The delta log: what stage 1 hands to stage 2.
 
-Enters: deltas with the place of the event they come from. Leaves: messages on the `deltas` topic, each for one partition. Called by stage 1 (encode,
-send) and stage 2 (decode).
+Enters: deltas with the place of the event they come from. Leaves: messages on the `deltas` topic, each for one
+partition. Called by stage 1 (encode, send) and stage 2 (decode).
 
-A partition gets its messages one at a time and in the order of the events: a delta is a repeat exactly when its source's (offset, ordinal) is not
-higher than the highest one already in the log.
+A partition gets its messages one at a time and in the order of the events: a delta is a repeat exactly when its
+source's (offset, ordinal) is not higher than the highest one already in the log.
 """
 
 import asyncio
@@ -48,7 +48,9 @@ def partition_of(delta: Delta, partitions: int) -> int:
 
 
 async def send_deltas(deltas: Iterable[SourcedDelta], partitions: int, send: SendMessage) -> int:
-    """Send to each partition its deltas in order, one acknowledged message after the other; returns how many deltas were sent."""
+    """Send to each partition its deltas in order, one acknowledged message after the other; returns how many deltas
+    were sent.
+    """
     by_partition: dict[int, list[SourcedDelta]] = {}
     for sourced in deltas:
         by_partition.setdefault(partition_of(sourced.delta, partitions), []).append(sourced)

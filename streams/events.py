@@ -1,7 +1,7 @@
 """Wire events: the JSON that producers publish, and how it becomes an engagement.
 
-Enters: bytes from a topic or an HTTP body. Leaves: `Play`, `Click`, `Thumb`, `Ranking`, or `InvalidEvent` with a reason code; from
-those, `Engagement`. Called by the producer client, the scorer's `POST /events`, stage 1 and every source.
+Enters: bytes from a topic or an HTTP body. Leaves: `Play`, `Click`, `Thumb`, `Ranking`, or `InvalidEvent` with a reason
+code; from those, `Engagement`. Called by the producer client, the scorer's `POST /events`, stage 1 and every source.
 """
 
 import math
@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from features.engagement import Engagement, Kind, Thumb as ThumbValue
+from features.engagement import Engagement, Kind
+from features.engagement import Thumb as ThumbValue
 from features.text import MAX_QUERY_CHARS, normalise_query
 from infra.errors import InvalidEvent
 from streams import topics
@@ -28,13 +29,22 @@ Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)")]
 TaskName = Literal["search", "more_like_this", "pre_query"]
 
 Reason = Literal[
-    "malformed_json", "unknown_type", "invalid_field", "missing_field", "oversized", "empty", "future_timestamp", "poison"
+    "malformed_json",
+    "unknown_type",
+    "invalid_field",
+    "missing_field",
+    "oversized",
+    "empty",
+    "future_timestamp",
+    "poison",
 ]
 REASONS: tuple[str, ...] = Reason.__args__  # type: ignore[attr-defined]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
-    """What every engagement event carries. Fields that are not known here are ignored, so that producers may be newer than readers."""
+    """What every engagement event carries. Fields that are not known here are ignored, so that producers may be newer
+    than readers.
+    """
 
     topic: ClassVar[str]
 
@@ -84,7 +94,9 @@ class ServedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ranking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="ranking"):
-    """An answer of the scorer: its context, its items in order with the packed float32 features that were used, and what was read."""
+    """An answer of the scorer: its context, its items in order with the packed float32 features that were used, and
+    what was read.
+    """
 
     topic: ClassVar[str] = topics.RANKINGS
 
@@ -116,7 +128,7 @@ def encode_event(event: Event | Ranking) -> bytes:
     return _ENCODER.encode(event)
 
 
-def decode_record(topic: str, value: bytes | None) -> Event | Ranking:
+def decode_record(topic: str, value: bytes | None) -> Engaged | Ranking:
     """The event that a topic's record holds; raises `InvalidEvent` with a reason code."""
     return _decode(_DECODERS[topic], value)  # type: ignore[no-any-return]
 
@@ -129,49 +141,43 @@ def decode_engaged(value: bytes | None) -> Engaged:
 def convert_engaged(value: Any) -> Engaged:
     """The play, click or thumb in already decoded JSON; raises `InvalidEvent`."""
     try:
-        return _checked(msgspec.convert(value, Engaged))  # type: ignore[return-value]
+        return _checked(msgspec.convert(value, Engaged))  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise invalid_event(error) from error
 
 
-def to_engagement(event: Event | Ranking, broker_ts_ms: int, future_limit_ms: int = FUTURE_LIMIT_MS) -> Engagement:
+def to_engagement(event: Engaged | Ranking, broker_ts_ms: int, future_limit_ms: int = FUTURE_LIMIT_MS) -> Engagement:
     """The engagement in an event whose record the broker stamped `broker_ts_ms`.
 
-    Event time is min(`event_ts_ms`, `broker_ts_ms`); further ahead than `future_limit_ms` raises `InvalidEvent` (`future_timestamp`).
+    Event time is min(`event_ts_ms`, `broker_ts_ms`); further ahead than `future_limit_ms` raises `InvalidEvent`
+    (`future_timestamp`).
     """
     ahead_ms = event.event_ts_ms - broker_ts_ms
     if ahead_ms > future_limit_ms:
         raise InvalidEvent(
-            "future_timestamp", f"event_ts_ms is {ahead_ms} ms after the broker's time; at most {future_limit_ms} ms are clamped", "event_ts_ms"
+            "future_timestamp",
+            f"event_ts_ms is {ahead_ms} ms after the broker's time; at most {future_limit_ms} ms are clamped",
+            "event_ts_ms",
         )
-    query = normalise_query(event.query) if event.query is not None else None
-    ranking = isinstance(event, Ranking)
-    return Engagement(
-        kind=_kind(event),
-        event_id=event.ranking_id if ranking else event.event_id,
-        user_id=event.user_id,
-        event_ts_ms=min(event.event_ts_ms, broker_ts_ms),
-        item_id="" if ranking else event.item_id,
-        query=query or None,
-        source_item_id=event.source_item_id,
-        country=event.country,
-        watched_ms=event.watched_ms if isinstance(event, Play) else 0,
-        duration_ms=event.duration_ms if isinstance(event, Play) else 0,
-        thumb=_THUMBS[event.value] if isinstance(event, Thumb) else ThumbValue.NONE,
-        impressions=tuple(item.item_id for item in event.items) if ranking else (),
-    )
-
-
-def _kind(event: Event | Ranking) -> Kind:
+    common: dict[str, Any] = {
+        "user_id": event.user_id,
+        "event_ts_ms": min(event.event_ts_ms, broker_ts_ms),
+        "query": normalise_query(event.query or "") or None,
+        "source_item_id": event.source_item_id,
+        "country": event.country,
+    }
     match event:
+        case Ranking():
+            shown = tuple(item.item_id for item in event.items)
+            return Engagement(kind=Kind.IMPRESSION, event_id=event.ranking_id, item_id="", impressions=shown, **common)
         case Play():
-            return Kind.PLAY
-        case Click():
-            return Kind.CLICK
+            watched: dict[str, Any] = {"watched_ms": event.watched_ms, "duration_ms": event.duration_ms}
+            return Engagement(kind=Kind.PLAY, event_id=event.event_id, item_id=event.item_id, **watched, **common)
         case Thumb():
-            return Kind.THUMB
+            thumb = _THUMBS[event.value]
+            return Engagement(kind=Kind.THUMB, event_id=event.event_id, item_id=event.item_id, thumb=thumb, **common)
         case _:
-            return Kind.IMPRESSION
+            return Engagement(kind=Kind.CLICK, event_id=event.event_id, item_id=event.item_id, **common)
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None) -> Any:

@@ -85,6 +85,7 @@ def import_log(
     if producer is not None:
         with show("titles", len(log.items)) as advance:
             _count(summary, publish_items, producer, log.items, advance, len(log.items))
+    if producer is not None and events:
         with show("events", len(events)) as advance:
             _count(summary, publish_events, producer, events, advance, len(events))
     summary.took_s = round(monotonic_s() - began_s, 3)

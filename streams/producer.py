@@ -9,11 +9,10 @@ import contextlib
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import msgspec
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
@@ -21,9 +20,8 @@ from features.catalogue import Item
 from infra.clock import monotonic_s
 from infra.errors import BrokerUnavailable, DeliveryFailed, InvalidEvent, NowrankError
 from infra.settings import Settings, load_settings
-from streams import topics
-from streams.catalogue import decode_item, encode_item
-from streams.events import Event, Ranking, decode_record, encode_event
+from streams.events import Event, Ranking
+from streams.records import Record, checked_records, event_record, item_record
 
 # kafka-python queues without a bound: past this many unacknowledged records a sender waits for the oldest.
 MAX_PENDING = 50_000
@@ -33,44 +31,17 @@ MAX_FAILURES = 10_000
 # it less to read).
 COMPRESSION = "gzip"
 BATCH_BYTES = 128 * 1024
+# For whoever sends a whole log: full batches. A fetch from the embedded broker returns one batch a partition, so small
+# ones starve the stages (47 records a batch at 5 ms, see nowrank_worker_batch_records).
+BULK_LINGER_MS = 250
 REQUEST_TIMEOUT_S = 10.0
 # What a batch may take beyond its delivery timeout until kafka-python has noticed.
 EXPIRY_SLACK_S = 5.0
 
 
-class Record(NamedTuple):
-    """What goes on a topic."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    timestamp_ms: int | None = None
-
-
 def new_event_id() -> str:
     """A fresh id for an event: a UUID, version 4."""
     return str(uuid.uuid4())
-
-
-def event_record(event: Event | Ranking) -> Record:
-    """The record of an event, keyed by its user; raises `InvalidEvent`, since building a struct checks nothing."""
-    value = _encoded(event, encode_event)
-    decode_record(event.topic, value)
-    return Record(event.topic, event.user_id.encode(), value)
-
-
-def item_record(item: Item) -> Record:
-    """The record of a title, keyed by its id; raises `InvalidEvent`."""
-    value = _encoded(item, encode_item)
-    decode_item(value)
-    return Record(topics.ITEMS, item.item_id.encode(), value)
-
-
-def _encoded(thing: Any, encode: Callable[[Any], bytes]) -> bytes:
-    try:
-        return encode(thing)
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-        raise InvalidEvent("invalid_field", f"it cannot be written as JSON: {error}") from error
 
 
 class Producer:
@@ -112,7 +83,7 @@ class Producer:
         """Queue a batch and return its size; an invalid event raises `InvalidEvent` with its position, and nothing is
         sent.
         """
-        return self._queue_all(_checked(event_record, events))
+        return self._queue_all(checked_records(event_record, events))
 
     def send_item(self, item: Item) -> None:
         """Queue one title for the catalogue."""
@@ -122,7 +93,7 @@ class Producer:
         """Queue titles and return how many; an invalid one raises `InvalidEvent` with its position, and nothing is
         sent.
         """
-        return self._queue_all(_checked(item_record, items))
+        return self._queue_all(checked_records(item_record, items))
 
     def send_record(
         self, topic: str, value: bytes | None, key: bytes | None = None, timestamp_ms: int | None = None
@@ -134,7 +105,9 @@ class Producer:
         """Send a batch, wait until all of it is acknowledged and return its size; `DeliveryFailed` names positions in
         this batch.
         """
-        futures = [(position, self._send(record)) for position, record in enumerate(_checked(event_record, events))]
+        futures = [
+            (position, self._send(record)) for position, record in enumerate(checked_records(event_record, events))
+        ]
         if failures := self._wait(futures):
             raise DeliveryFailed(failures)
         return len(futures)
@@ -251,16 +224,6 @@ class Producer:
     def _let_go(self, client: Any) -> None:
         with contextlib.suppress(KafkaError):
             client.close(timeout=self._delivery_timeout_s + EXPIRY_SLACK_S)
-
-
-def _checked(make_record: Callable[[Any], Record], things: Iterable[Any]) -> list[Record]:
-    records = []
-    for position, thing in enumerate(things):
-        try:
-            records.append(make_record(thing))
-        except InvalidEvent as error:
-            raise InvalidEvent(error.reason, f"number {position} of the batch: {error.message}", error.field) from error
-    return records
 
 
 def _address(where: Settings | str | None) -> str:

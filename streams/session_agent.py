@@ -1,11 +1,12 @@
 """Stage 1: events become user rows and deltas.
 
-Enters: records of the event topics. Leaves: user rows (views `session` and `user_history`), deltas, dead letters, checkpoints. Called by `app.py` with one
-batch at a time.
+Enters: records of the event topics. Leaves: user rows (views `session` and `user_history`), deltas, dead letters,
+checkpoints. Called by `app.py` with one batch at a time.
 
-One batch: decode, dead-letter what is invalid, read the users' rows, fold, send the deltas, await their acknowledgement, write the rows, write the
-checkpoints. A crash between any two steps repeats the batch; what a row contains already folds into nothing, and repeated deltas are recognised by
-stage 2. What cannot go on raises, and ends the process.
+One batch: decode, dead-letter what is invalid, read the users' rows, fold, send the deltas, await their
+acknowledgement, write the rows, write the checkpoints. A crash between any two steps repeats the batch; what a row
+contains already folds into nothing, and repeated deltas are recognised by stage 2. What cannot go on raises, and ends
+the process.
 """
 
 from collections import Counter
@@ -86,7 +87,9 @@ class SessionStage:
         await self._write(decoded, changed)
         for record in records:
             self.next_offsets[record.log] = max(self.next_offsets.get(record.log, 0), record.offset + 1)
-        checkpoints = {log: msgspec.msgpack.encode(self.next_offsets[log]) for log in {record.log for record in records}}
+        checkpoints = {
+            log: msgspec.msgpack.encode(self.next_offsets[log]) for log in {record.log for record in records}
+        }
         await self._store.call(FencedStore.write_checkpoints, STAGE, checkpoints)
         self._cache.trim()
         self._measure(records, decoded, began_s)
@@ -125,10 +128,13 @@ class SessionStage:
     async def _write(self, decoded: list[Decoded], changed: list[str]) -> None:
         def refold(row: Row, user_id: str) -> bool:
             own = [one for one in decoded if one.engagement.user_id == user_id]
-            return any([_fold_into(row, one) is not None for one in own])
+            folded = [_fold_into(row, one) for one in own]
+            return any(one is not None for one in folded)
 
         if changed:
-            await write_until_accepted(self._store, self._cache, [(USER, user_id) for user_id in changed], refold, self._metrics, STAGE)
+            await write_until_accepted(
+                self._store, self._cache, [(USER, user_id) for user_id in changed], refold, self._metrics, STAGE
+            )
 
     def _measure(self, records: list[Record], decoded: list[Decoded], began_s: float) -> None:
         readable_ms = now_ms()

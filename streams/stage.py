@@ -1,7 +1,8 @@
 """What both stages share: records, a cache of rows, and the compare-and-set loop of one batch.
 
-Enters: records of the logs that this worker holds. Leaves: rows in the online store and checkpoints. Called by `session_agent.py` and
-`target_agent.py`; `docs/decisions/0003-effectively-once.md` tells why each step stands where it does.
+Enters: records of the logs that this worker holds. Leaves: rows in the online store and checkpoints. Called by
+`session_agent.py` and `target_agent.py`; `docs/decisions/0003-effectively-once.md` tells why each step stands where it
+does.
 """
 
 import asyncio
@@ -83,14 +84,18 @@ class RowCache:
                 self._rows[family.name, value] = row
 
     async def reload(self, family: RowFamily, value: str) -> Row:
-        """Read a row again after a refused write; raises `StoreFenced` when the store has gone back behind what was seen."""
+        """Read a row again after a refused write; raises `StoreFenced` when the store has gone back behind what was
+        seen.
+        """
         key = (family.name, value)
         before = self._rows.pop(key)
         await self.load([(family, value)])
         row = self._rows[key]
         held = decode_contained(before.stored)
         if any(row.contained.get(log, -1) < offset for log, offset in held.items()):
-            raise StoreFenced(f"a row of {family.name} went back from {held} to {row.contained}: the store was rolled back")
+            raise StoreFenced(
+                f"a row of {family.name} went back from {held} to {row.contained}: the store was rolled back"
+            )
         return row
 
     def trim(self) -> None:
@@ -100,11 +105,18 @@ class RowCache:
 
 
 async def write_until_accepted(
-    store: SharedStore, cache: RowCache, values: list[tuple[RowFamily, str]], refold: Callable[[Row, str], bool], metrics: Metrics, stage: str
+    store: SharedStore,
+    cache: RowCache,
+    values: list[tuple[RowFamily, str]],
+    refold: Callable[[Row, str], bool],
+    metrics: Metrics,
+    stage: str,
 ) -> None:
-    """Write the changed rows; where another writer was first, reload, `refold(row, value)` what is not contained, and try again.
+    """Write the changed rows; where another writer was first, reload, `refold(row, value)` what is not contained, and
+    try again.
 
-    `refold` returns whether it changed the row. Raises `StoreFenced` when the writer does not win within WRITE_ATTEMPTS.
+    `refold` returns whether it changed the row. Raises `StoreFenced` when the writer does not win within
+    WRITE_ATTEMPTS.
     """
     pending = values
     for _ in range(WRITE_ATTEMPTS):
@@ -124,7 +136,6 @@ async def write_until_accepted(
         if not pending:
             return
     raise StoreFenced(f"{len(pending)} rows were refused {WRITE_ATTEMPTS} times: too many writers for the same rows")
-
 
 
 def measure_batch(metrics: Metrics, stage: str, records: list[Record], began_s: float, readable_ms: int) -> None:

@@ -2,9 +2,9 @@
 
 Enters: messages of the delta log. Leaves: target rows and checkpoints. Called by `app.py` with one batch at a time.
 
-A repeat is a delta whose source's (offset, ordinal) is not higher than the highest one seen before it in the delta log: this map is part of the
-checkpoint, so that the decision depends on the log's prefix only. A row contains the offset of the last message with a delta for it; all of one
-message's deltas for a row go into one write.
+A repeat is a delta whose source's (offset, ordinal) is not higher than the highest one seen before it in the delta log:
+this map is part of the checkpoint, so that the decision depends on the log's prefix only. A row contains the offset of
+the last message with a delta for it; all of one message's deltas for a row go into one write.
 """
 
 from collections.abc import Awaitable, Callable
@@ -43,7 +43,9 @@ class RowDeltas(msgspec.Struct):
 class TargetStage:
     """Stage 2 of one worker."""
 
-    def __init__(self, store: SharedStore, send_dead_letters: Callable[[list[DeadLetter]], Awaitable[None]], metrics: Metrics) -> None:
+    def __init__(
+        self, store: SharedStore, send_dead_letters: Callable[[list[DeadLetter]], Awaitable[None]], metrics: Metrics
+    ) -> None:
         self._store = store
         self._send_dead_letters = send_dead_letters
         self._metrics = metrics
@@ -71,9 +73,15 @@ class TargetStage:
         ]
         if dead:
             await self._send_dead_letters(dead)
+            self._metrics.count("nowrank_worker_dead_letters_total", len(dead), reason="poison")
         if changed:
             await write_until_accepted(
-                self._store, self._cache, changed, lambda row, key: self._refold(row, by_row[row.family.name, key]), self._metrics, STAGE
+                self._store,
+                self._cache,
+                changed,
+                lambda row, key: self._refold(row, by_row[row.family.name, key]),
+                self._metrics,
+                STAGE,
             )
         logs = {record.log for record in records}
         await self._store.call(

@@ -53,7 +53,9 @@ def dead_letters(args: argparse.Namespace) -> int:
     settings = _connected_settings(needs_store=False)
     if args.action == "show" or args.name:
         if not args.name:
-            raise NowrankError("name the dead letter to show, e.g. plays-3-1042; `nowrank dead-letters list` names them")
+            raise NowrankError(
+                "name the dead letter to show, e.g. plays-3-1042; `nowrank dead-letters list` names them"
+            )
         letters = [find_dead_letter(settings, args.name)]
     else:
         letters = [letter for letter in read_dead_letters(settings) if args.reason in (None, letter.reason)]
@@ -62,11 +64,17 @@ def dead_letters(args: argparse.Namespace) -> int:
             raise NowrankError("name a dead letter, or a --reason, to resend")
         print(f"sent {resend(settings, letters)} records again")
         return 0
-    for reason, count in Counter(letter.reason for letter in letters).most_common() if args.action == "list" and not args.json else ():
+    for reason, count in (
+        Counter(letter.reason for letter in letters).most_common() if args.action == "list" and not args.json else ()
+    ):
         print(f"{count:>8} {reason}")
     for letter in letters:
         if args.json:
-            print(json.dumps({"name": letter.name, "reason": letter.reason, "message": letter.message, "value": letter.value}))
+            print(
+                json.dumps(
+                    {"name": letter.name, "reason": letter.reason, "message": letter.message, "value": letter.value}
+                )
+            )
         else:
             print(f"{letter.name}  {letter.reason}: {letter.message}")
     if args.action == "show" and not args.json:

@@ -1,6 +1,7 @@
 """A worker's HTTP endpoint: health and metrics, nothing else, on loopback unless told otherwise.
 
-Enters: requests of supervisors and of Prometheus. Leaves: `/health/live`, `/health/ready`, `/metrics`. Started and stopped by `app.py`.
+Enters: requests of supervisors and of Prometheus. Leaves: `/health/live`, `/health/ready`, `/metrics`. Started and
+stopped by `app.py`.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,13 @@ class WorkerHttp:
     async def start(self) -> None:
         """Listen; raises `OSError` when the port is taken."""
         app = web.Application()
-        app.add_routes([web.get("/health/live", self._live), web.get("/health/ready", self._ready), web.get("/metrics", self._scrape)])
+        app.add_routes(
+            [
+                web.get("/health/live", self._live),
+                web.get("/health/ready", self._ready),
+                web.get("/metrics", self._scrape),
+            ]
+        )
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port).start()
@@ -38,7 +45,9 @@ class WorkerHttp:
 
     async def _ready(self, _: web.Request) -> web.Response:
         ready = self._is_ready()
-        return web.json_response({"status": "ready" if ready else "waiting for partitions"}, status=200 if ready else 503)
+        return web.json_response(
+            {"status": "ready" if ready else "waiting for partitions"}, status=200 if ready else 503
+        )
 
     async def _scrape(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

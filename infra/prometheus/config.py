@@ -26,6 +26,8 @@ def embedded_config(state_dir: Path, interval_s: int = SCRAPE_INTERVAL_S) -> str
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [str(rules_path())],
         # The targets bring their own job label, `worker` or `scorer`.
-        "scrape_configs": [{"job_name": "nowrank", "file_sd_configs": [{"files": [targets], "refresh_interval": "10s"}]}],
+        "scrape_configs": [
+            {"job_name": "nowrank", "file_sd_configs": [{"files": [targets], "refresh_interval": "10s"}]}
+        ],
     }
     return json.dumps(config, indent=2) + "\n"

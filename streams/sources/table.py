@@ -164,9 +164,10 @@ def _value(name: str, value: Any, is_text: bool, times_in_s: bool) -> Any:
 
 def _whole_number(name: str, value: Any, is_text: bool, in_s: bool) -> int:
     try:
-        number = (_number_in(value.strip()) if is_text else value) * (1000 if in_s else 1)
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        given = _number_in(value.strip()) if is_text else value
+        if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
             raise ValueError
+        number = given * 1000 if in_s else given
         whole = round(number)
         if not in_s and whole != number:
             raise ValueError

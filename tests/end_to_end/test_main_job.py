@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from features.catalogue import Item
 from features.online_store import connect, read_states
 from features.rows import ITEM, USER
 from infra.clock import monotonic_s, now_ms
@@ -21,7 +22,6 @@ from serving.client import Scorer
 from streams.dead_letters import find_dead_letter, read_dead_letters
 from streams.events import Click, Engaged, Play, Thumb
 from streams.producer import Producer, new_event_id
-from features.catalogue import Item
 
 pytestmark = pytest.mark.slow
 WAIT_S = 60.0
@@ -55,12 +55,22 @@ def clicks_of(settings: Settings, item_ids: list[str]) -> dict[str, int]:
 
 
 def test_a_click_becomes_readable_and_moves_its_title_to_the_top(stack: Settings) -> None:
-    items = [Item(item_id=f"top{number}", title=f"Title {number}", kind="movie", genres=("Drama",)) for number in range(5)]
+    items = [
+        Item(item_id=f"top{number}", title=f"Title {number}", kind="movie", genres=("Drama",)) for number in range(5)
+    ]
     with Producer(stack) as producer:
         producer.send_items(items)
-        producer.deliver([Click(event_id=new_event_id(), user_id=f"fan{number}", item_id="top3", event_ts_ms=now_ms()) for number in range(5)])
+        producer.deliver(
+            [
+                Click(event_id=new_event_id(), user_id=f"fan{number}", item_id="top3", event_ts_ms=now_ms())
+                for number in range(5)
+            ]
+        )
     with Scorer(stack.scorer_url, timeout_s=10) as scorer:
-        wait_until(lambda: [item.item_id for item in scorer.rank("guest", "pre_query", limit=5).items][:1] == ["top3"], "top3 leads the trending titles")
+        wait_until(
+            lambda: [item.item_id for item in scorer.rank("guest", "pre_query", limit=5).items][:1] == ["top3"],
+            "top3 leads the trending titles",
+        )
         answer = scorer.rank("guest", "pre_query", limit=5)
     assert answer.status.store == "ok"
     assert answer.status.model == "missing"
@@ -75,13 +85,17 @@ def test_events_posted_to_the_scorer_reach_the_users_row(stack: Settings) -> Non
     with Scorer(stack.scorer_url, timeout_s=10) as scorer:
         assert scorer.send_events(events).accepted == 2
     client = connect(stack.redis)
-    wait_until(lambda: len(read_states(client, stack.feast_project, [(USER, "poster")])[0].recent) == 2, "both events in the user's row")
+    wait_until(
+        lambda: len(read_states(client, stack.feast_project, [(USER, "poster")])[0].recent) == 2,
+        "both events in the user's row",
+    )
 
 
 def test_counts_stay_exact_when_workers_are_killed_and_ids_repeat(stack: Settings) -> None:
     item_ids = [f"killed{number}" for number in range(20)]
     events = [
-        Click(event_id=new_event_id(), user_id=f"u{number % 50}", item_id=item_ids[number % 20], event_ts_ms=now_ms()) for number in range(6_000)
+        Click(event_id=new_event_id(), user_id=f"u{number % 50}", item_id=item_ids[number % 20], event_ts_ms=now_ms())
+        for number in range(6_000)
     ]
     expected = Counter(event.item_id for event in events)
     with Producer(stack) as producer:
@@ -100,7 +114,10 @@ def test_counts_stay_exact_when_workers_are_killed_and_ids_repeat(stack: Setting
 
 def _restarted(settings: Settings, before: dict[str, dict[str, Any]]) -> bool:
     now = processes(settings)
-    return all(now[name]["pid"] not in (None, before[name]["pid"]) and now[name]["state"] == "ready" for name in ("worker-0", "worker-1"))
+    return all(
+        now[name]["pid"] not in (None, before[name]["pid"]) and now[name]["state"] == "ready"
+        for name in ("worker-0", "worker-1")
+    )
 
 
 def test_a_refused_record_can_be_found_and_shown(stack: Settings) -> None:
@@ -120,4 +137,8 @@ def test_every_part_ends_when_the_stack_is_stopped(tmp_path: Path) -> None:
     began_s = monotonic_s()
     assert stop_stack(settings, say=lambda line: None)
     assert monotonic_s() - began_s < 20
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]]
+    assert not [
+        pid
+        for pid in pids
+        if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
+    ]

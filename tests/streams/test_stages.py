@@ -2,12 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Iterator
 from zlib import crc32
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from features.engagement import Coordinate
 from features.item import ItemState
@@ -44,7 +45,9 @@ class Logs:
         self._ends: dict[str, int] = {}
 
     def publish(self, event: Engaged | Ranking, broker_ts_ms: int | None = None) -> Record:
-        return self.publish_raw(event.topic, event.user_id, encode_event(event), event.event_ts_ms if broker_ts_ms is None else broker_ts_ms)
+        return self.publish_raw(
+            event.topic, event.user_id, encode_event(event), event.event_ts_ms if broker_ts_ms is None else broker_ts_ms
+        )
 
     def publish_raw(self, topic: str, key: str, value: bytes | None, broker_ts_ms: int = BEGIN_MS) -> Record:
         record = self._append(topic, crc32(key.encode()) % PARTITIONS, value, broker_ts_ms)
@@ -95,8 +98,8 @@ class Worker:
 
 
 @pytest.fixture
-def logs(redis_client: redis.Redis) -> Iterator[Logs]:
-    yield Logs()
+def logs(redis_client: redis.Redis) -> Logs:
+    return Logs()
 
 
 def work(settings: Settings, logs: Logs, batch: int = 7) -> None:
@@ -122,7 +125,9 @@ def recompute(logs: Logs) -> dict[tuple[str, str], UserState | ItemState]:
             if place > highest.get(source, (-1, -1)):
                 highest[source] = place
                 family = TARGET_FAMILIES[sourced.delta.entity]
-                FOLDS[sourced.delta.entity](rows.setdefault((family.name, sourced.delta.key), family.new_state()), sourced.delta)
+                FOLDS[sourced.delta.entity](
+                    rows.setdefault((family.name, sourced.delta.key), family.new_state()), sourced.delta
+                )
     return rows
 
 
@@ -153,7 +158,11 @@ def some_events(count: int, seed: int) -> list[Engaged]:
             "country": rng.choice((None, "DE")),
         }
         make = rng.choice((Click, Play, Thumb))
-        more = {Click: {}, Play: {"watched_ms": 95, "duration_ms": 100}, Thumb: {"value": rng.choice(("up", "down", "none", "double_up"))}}[make]
+        more = {
+            Click: {},
+            Play: {"watched_ms": 95, "duration_ms": 100},
+            Thumb: {"value": rng.choice(("up", "down", "none", "double_up"))},
+        }[make]
         events.append(make(**common, **more))  # type: ignore[arg-type]
         if rng.random() < 0.1:
             events.append(events[-1])
@@ -167,7 +176,9 @@ def test_rows_equal_a_recomputation_of_the_log(settings: Settings, redis_client:
     assert_rows_equal_the_log(settings, redis_client, logs)
 
 
-@given(seed=st.integers(0, 10_000), crashes=st.lists(st.integers(0, 12), min_size=1, max_size=3), batch=st.integers(1, 20))
+@given(
+    seed=st.integers(0, 10_000), crashes=st.lists(st.integers(0, 12), min_size=1, max_size=3), batch=st.integers(1, 20)
+)
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_crashes_between_sending_and_writing_change_no_row(
     settings: Settings, redis_client: redis.Redis, seed: int, crashes: list[int], batch: int
@@ -187,7 +198,9 @@ def test_crashes_between_sending_and_writing_change_no_row(
     assert_rows_equal_the_log(settings, redis_client, logs)
 
 
-def test_a_zombie_with_old_rows_is_refused_and_folds_nothing_twice(settings: Settings, redis_client: redis.Redis, logs: Logs) -> None:
+def test_a_zombie_with_old_rows_is_refused_and_folds_nothing_twice(
+    settings: Settings, redis_client: redis.Redis, logs: Logs
+) -> None:
     events = some_events(60, seed=2)
     for event in events[:30]:
         logs.publish(event)
@@ -234,10 +247,24 @@ def test_a_store_that_was_emptied_ends_the_worker(settings: Settings, redis_clie
         (b"\xff\xfe", "malformed_json"),
         (b'{"type":"click"}', "missing_field"),
         (b'{"type":"wink"}', "unknown_type"),
-        (b'{"type":"click","event_id":"0123456789abcdef","user_id":"u","item_id":"i","event_ts_ms":"now"}', "invalid_field"),
-        (b'{"type":"click","event_id":"0123456789abcdef","user_id":"u","item_id":"i","event_ts_ms":1e400}', "invalid_field"),
-        (b'{"type":"click","event_id":"0123456789abcdef","user_id":"u","item_id":"i","event_ts_ms":1900000000000}', "future_timestamp"),
-        (b'{"type":"click","event_id":"0123456789abcdef","user_id":"' + b"x" * 10_000 + b'","item_id":"i","event_ts_ms":1}', "invalid_field"),
+        (
+            b'{"type":"click","event_id":"0123456789abcdef","user_id":"u","item_id":"i","event_ts_ms":"now"}',
+            "invalid_field",
+        ),
+        (
+            b'{"type":"click","event_id":"0123456789abcdef","user_id":"u","item_id":"i","event_ts_ms":1e400}',
+            "invalid_field",
+        ),
+        (
+            b'{"type":"click","event_id":"0123456789abcdef","user_id":"u","item_id":"i","event_ts_ms":1900000000000}',
+            "future_timestamp",
+        ),
+        (
+            b'{"type":"click","event_id":"0123456789abcdef","user_id":"'
+            + b"x" * 10_000
+            + b'","item_id":"i","event_ts_ms":1}',
+            "invalid_field",
+        ),
         (b" " * 100_000, "oversized"),
     ],
 )
@@ -249,12 +276,16 @@ def test_a_bad_record_becomes_a_dead_letter_and_nothing_else_is_lost(
     bad = logs.publish_raw("clicks", "u0", value)
     logs.publish(good[1])
     work(settings, logs)
-    assert [(letter.name, letter.reason, letter.raw) for letter in logs.dead] == [(f"clicks-{bad.partition}-{bad.offset}", reason, value or b"")]
+    assert [(letter.name, letter.reason, letter.raw) for letter in logs.dead] == [
+        (f"clicks-{bad.partition}-{bad.offset}", reason, value or b"")
+    ]
     logs.records.remove(bad)
     assert_rows_equal_the_log(settings, redis_client, logs)
 
 
-def test_an_event_slightly_in_the_future_is_clamped_to_the_brokers_time(settings: Settings, redis_client: redis.Redis, logs: Logs) -> None:
+def test_an_event_slightly_in_the_future_is_clamped_to_the_brokers_time(
+    settings: Settings, redis_client: redis.Redis, logs: Logs
+) -> None:
     event = Click(event_id="0123456789abcdef", user_id="u1", item_id="i1", event_ts_ms=BEGIN_MS + 60_000)
     logs.publish(event, broker_ts_ms=BEGIN_MS)
     work(settings, logs)
@@ -262,7 +293,9 @@ def test_an_event_slightly_in_the_future_is_clamped_to_the_brokers_time(settings
     assert user.as_of_ms == BEGIN_MS
 
 
-def test_a_served_ranking_counts_one_impression_for_each_returned_title(settings: Settings, redis_client: redis.Redis, logs: Logs) -> None:
+def test_a_served_ranking_counts_one_impression_for_each_returned_title(
+    settings: Settings, redis_client: redis.Redis, logs: Logs
+) -> None:
     items = [ServedItem(item_id=f"i{number}", score=0.5) for number in range(3)]
     logs.publish(Ranking(ranking_id="r1", user_id="u1", event_ts_ms=BEGIN_MS, task="search", query="Star", items=items))
     work(settings, logs)
@@ -283,7 +316,9 @@ def test_a_record_that_breaks_a_fold_is_a_dead_letter_and_its_neighbours_are_fol
 
     monkeypatch.setattr(stage_1, "fold_user", breaks_on_i9)
     for number, item_id in enumerate(("i1", "i9", "i2")):
-        logs.publish(Click(event_id=f"0123456789abcde{number}", user_id="u1", item_id=item_id, event_ts_ms=BEGIN_MS + number))
+        logs.publish(
+            Click(event_id=f"0123456789abcde{number}", user_id="u1", item_id=item_id, event_ts_ms=BEGIN_MS + number)
+        )
     work(settings, logs)
     assert [letter.reason for letter in logs.dead] == ["poison"]
     [user] = read_states(redis_client, PROJECT, [(USER, "u1")])

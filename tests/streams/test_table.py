@@ -1,0 +1,276 @@
+"""Anyone's own tables: each row becomes an event or a title, or is rejected with its number, field and rule."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from pyarrow import parquet
+
+from features.catalogue import Item
+from infra.clock import monotonic_s, now_ms
+from infra.errors import BadInput
+from infra.settings import Settings
+from nowrank.cli import main
+from streams.catalogue import read_catalogue
+from streams.events import Click, Play, Thumb, decode_record
+from streams.log_ends import read_log_ends
+from streams.sources.shift import NEWEST_AGE_MS
+from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
+
+NOW_MS = 1_700_000_000_000
+PLAIN = TableOptions()
+
+
+def written(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def events_of(path: Path, options: TableOptions = PLAIN, seen: Seen | None = None) -> list[Any]:
+    return list(read_events(path, options, NOW_MS, Seen() if seen is None else seen))
+
+
+def rejection_of(path: Path, options: TableOptions = PLAIN) -> tuple[int, str, str | None]:
+    (rejection,) = [result for result in events_of(path, options) if isinstance(result, Rejection)]
+    return rejection.row, rejection.reason, rejection.field
+
+
+def test_the_same_events_are_read_from_csv_tsv_json_lines_and_parquet(tmp_path: Path) -> None:
+    shared = {"user_id": "u", "item_id": "7"}
+    rows: list[dict[str, Any]] = [
+        {"type": "click", "event_id": "a" * 16, **shared, "event_ts_ms": 5, "query": 'say "a, b"'},
+        {"type": "play", "event_id": "b" * 16, **shared, "event_ts_ms": 6, "watched_ms": 1, "duration_ms": 2},
+        {"type": "thumb", "event_id": "c" * 16, **shared, "user_id": "é", "event_ts_ms": 7, "value": "none"},
+    ]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    full = [{name: row.get(name) for name in columns} for row in rows]
+    expected = [
+        Click(event_id="a" * 16, user_id="u", item_id="7", event_ts_ms=5, query='say "a, b"'),
+        Play(event_id="b" * 16, user_id="u", item_id="7", event_ts_ms=6, watched_ms=1, duration_ms=2),
+        Thumb(event_id="c" * 16, user_id="é", item_id="7", event_ts_ms=7, value="none"),
+    ]
+
+    def cells(separator: str) -> str:
+        lines = [separator.join(columns)]
+        for row in full:
+            quoted = ('"' + str("" if value is None else value).replace('"', '""') + '"' for value in row.values())
+            lines.append(separator.join(quoted))
+        return "\ufeff" + "\r\n".join(lines) + "\r\n"
+
+    parquet.write_table(pyarrow.Table.from_pylist(full), tmp_path / "e.parquet")
+    assert events_of(written(tmp_path / "e.csv", cells(","))) == expected
+    assert events_of(written(tmp_path / "e.tsv", cells("\t"))) == expected
+    assert events_of(written(tmp_path / "e.jsonl", "\n".join(map(json.dumps, rows)))) == expected
+    assert events_of(tmp_path / "e.parquet") == expected
+
+
+HEADER = "type,event_id,user_id,item_id,event_ts_ms,position,watched_ms,duration_ms,value,country\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "field"),
+    [
+        ("like,aaaaaaaaaaaaaaaa,u,i,5,,,,,", "unknown_type", "type"),
+        (",aaaaaaaaaaaaaaaa,u,i,5,,,,,", "missing_field", "type"),
+        ("click,aaaaaaaaaaaaaaaa,,i,5,,,,,", "missing_field", "user_id"),
+        ("click,short,u,i,5,,,,,", "invalid_field", "event_id"),
+        ("click,aaaaaaaaaaaaaaaa,u,i,yesterday,,,,,", "invalid_field", "event_ts_ms"),
+        ("click,aaaaaaaaaaaaaaaa,u,i,nan,,,,,", "invalid_field", "event_ts_ms"),
+        ("click,aaaaaaaaaaaaaaaa,u,i,inf,,,,,", "invalid_field", "event_ts_ms"),
+        ("click,aaaaaaaaaaaaaaaa,u,i,5.5,,,,,", "invalid_field", "event_ts_ms"),
+        ("click,aaaaaaaaaaaaaaaa,u,i,-5,,,,,", "invalid_field", "event_ts_ms"),
+        (f"click,aaaaaaaaaaaaaaaa,u,i,{NOW_MS + 300_001},,,,,", "future_timestamp", "event_ts_ms"),
+        (f"click,aaaaaaaaaaaaaaaa,u,{'i' * 10_000},5,,,,,", "invalid_field", "item_id"),
+        ("click,aaaaaaaaaaaaaaaa,u,i,5,0,,,,", "invalid_field", "position"),
+        ("play,aaaaaaaaaaaaaaaa,u,i,5,,-1,2,,", "invalid_field", "watched_ms"),
+        ("play,aaaaaaaaaaaaaaaa,u,i,5,,1,,,", "missing_field", "duration_ms"),
+        ("thumb,aaaaaaaaaaaaaaaa,u,i,5,,,,sideways,", "invalid_field", "value"),
+        ("click,aaaaaaaaaaaaaaaa,u,i,5,,,,,usa", "invalid_field", "country"),
+        ("click,aaaaaaaaaaaaaaaa,u,i,5", "malformed_row", None),
+        ("click,aaaaaaaaaaaaaaaa,u,i,5,,,,,,,,", "malformed_row", None),
+        (f'click,aaaaaaaaaaaaaaaa,u,"{"i" * 200_000}",5,,,,,', "malformed_row", None),
+        (b"click,aaaaaaaaaaaaaaaa,\xff,i,5,,,,,", "malformed_row", None),
+    ],
+)
+def test_a_bad_csv_row_is_named_and_its_neighbours_are_read(
+    tmp_path: Path, row: str | bytes, reason: str, field: str | None
+) -> None:
+    good = b"click,aaaaaaaaaaaaaaaa,u,i,5,,,,,\n"
+    bad = row if isinstance(row, bytes) else row.encode()
+    path = written(tmp_path / "e.csv", HEADER.encode() + good + bad + b"\n" + good)
+    assert rejection_of(path) == (2, reason, field)
+    assert [isinstance(result, Click) for result in events_of(path)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "field"),
+    [
+        ("{", "malformed_json", None),
+        ("[]", "malformed_json", None),
+        ('{"event_ts_ms": NaN}', "malformed_json", None),
+        ('{"type":"click","user_id":1.5,"item_id":"i","event_ts_ms":1}', "invalid_field", "user_id"),
+        ('{"type":"click","user_id":true,"item_id":"i","event_ts_ms":1}', "invalid_field", "user_id"),
+        ('{"type":"click","user_id":"u","item_id":"i","event_ts_ms":true}', "invalid_field", "event_ts_ms"),
+        ('{"type":"click","user_id":"u","item_id":"i","event_ts_ms":"1"}', "invalid_field", "event_ts_ms"),
+        ('{"type":"click","user_id":"u","item_id":"","event_ts_ms":1}', "invalid_field", "item_id"),
+        ('{"type":"click","x":"' + "x" * 70_000 + '"}', "oversized", None),
+    ],
+)
+def test_a_bad_json_line_is_named_by_its_line(tmp_path: Path, line: str, reason: str, field: str | None) -> None:
+    good = '{"type":"click","user_id":7,"item_id":8,"event_ts_ms":1.0}'
+    path = written(tmp_path / "e.jsonl", f"{good}\n\n{line}\n{good}\n")
+    assert rejection_of(path) == (3, reason, field)
+    first = events_of(path)[0]
+    assert (first.user_id, first.item_id, first.event_ts_ms) == ("7", "8", 1)
+
+
+def test_a_rejection_reads_well(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", "type,user_id,item_id,event_ts_ms\nclick,u,i,soon\n")
+    assert str(events_of(path)[0]) == "row 1: event_ts_ms: 'soon' is no whole number (invalid_field)"
+
+
+def test_columns_are_mapped_times_may_be_seconds_and_one_type_may_serve_all_rows(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", "customer,sku,when,shop\nann,7,1600000000.25,berlin\n")
+    seen = Seen()
+    options = TableOptions({"customer": "user_id", "sku": "item_id", "when": "event_ts_ms"}, True, "click")
+    (event,) = events_of(path, options, seen)
+    assert (event.user_id, event.item_id, event.event_ts_ms) == ("ann", "7", 1_600_000_000_250)
+    assert (seen.rows, seen.made_ids, seen.ignored_columns) == (1, 1, {"shop"})
+
+
+def test_a_made_id_is_the_same_each_time_and_differs_by_row(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", "type,user_id,item_id,event_ts_ms\n" + "click,u,i,5\n" * 2)
+    first, second = events_of(path)
+    assert [event.event_id for event in events_of(path)] == [first.event_id, second.event_id]
+    assert first.event_id != second.event_id
+    assert uuid.UUID(first.event_id).version == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rename", "says"),
+    [
+        ("absent.csv", None, {}, "is no file"),
+        ("e.xlsx", "", {}, "'.xlsx'"),
+        ("e.csv", "", {}, "must name each column once"),
+        ("e.csv", "a,a\n", {}, "must name each column once"),
+        ("e.csv", "type,who,item_id,event_ts_ms\n", {}, "no column user_id"),
+        ("e.csv", "type,who,item_id,event_ts_ms\n", {"who": "name"}, "there is no field 'name'"),
+        ("e.csv", "type,who,item_id,event_ts_ms\n", {"whom": "user_id"}, "no column 'whom'"),
+        ("e.csv", "type,who,user_id,item_id,event_ts_ms\n", {"who": "user_id"}, "has a column 'user_id' already"),
+        ("e.parquet", "not parquet", {}, "is no Parquet file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_at_all_says_why(
+    tmp_path: Path, name: str, content: str | None, rename: dict[str, str], says: str
+) -> None:
+    if content is not None:
+        written(tmp_path / name, content)
+    with pytest.raises(BadInput, match=says):
+        events_of(tmp_path / name, TableOptions(rename))
+
+
+def test_titles_are_read_from_csv_and_json_lines(tmp_path: Path) -> None:
+    expected = Item(item_id="1", title="A", genres=("War", "Drama"), year=1999, countries=("US",), deleted=True)
+    csv_file = written(tmp_path / "i.csv", "item_id,title,genres,year,countries,deleted\n1,A,War|Drama,1999,US,true\n")
+    line = '{"item_id":1,"title":"A","genres":["War","Drama"],"year":1999,"countries":["US"],"deleted":true}\n'
+    json_file = written(tmp_path / "i.jsonl", line)
+    assert list(read_items(csv_file, PLAIN, Seen())) == list(read_items(json_file, PLAIN, Seen())) == [expected]
+    bad = written(tmp_path / "b.csv", "item_id,title,deleted\n1,,no\n2,B,maybe\n")
+    assert [(row.row, row.field) for row in read_items(bad, PLAIN, Seen()) if isinstance(row, Rejection)] == [
+        (1, "title"),
+        (2, "deleted"),
+    ]
+
+
+@pytest.fixture
+def environment(topics: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """This process's environment as somebody sets it who uses the command line."""
+    monkeypatch.setenv("NOWRANK_KAFKA", topics.kafka)
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(topics.state_dir))
+    return topics
+
+
+def clicks_of(settings: Settings, user: str) -> list[Click]:
+    consumer = KafkaConsumer(bootstrap_servers=settings.kafka, group_id=None, auto_offset_reset="earliest")
+    try:
+        partitions = [TopicPartition("clicks", number) for number in consumer.partitions_for_topic("clicks")]
+        ends = read_log_ends(consumer, partitions)
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        found = []
+        deadline_s = monotonic_s() + 20
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            assert monotonic_s() < deadline_s
+            for batch in consumer.poll(timeout_ms=200).values():
+                found += [decode_record("clicks", record.value) for record in batch if record.key == user.encode()]
+        return found  # type: ignore[return-value]
+    finally:
+        consumer.close()
+
+
+def test_an_import_publishes_the_good_rows_names_the_bad_ones_and_exits_with_1(
+    tmp_path: Path, environment: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = f"user-{uuid.uuid4()}"
+    rows = "".join(f"click,{user},{item},{when},x\n" for item, when in (("a", 1000), ("b", "soon"), ("c", 3000)))
+    path = written(tmp_path / "e.csv", f"type,user_id,item_id,event_ts_ms,mood\n{rows}")
+    rejects = tmp_path / "rejects.jsonl"
+    assert main(["import", str(path), "--json", "--rejects", str(rejects)]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["rows"], summary["published"], summary["events"]) == (3, 2, {"click": 2})
+    assert (summary["rejected"], summary["made_event_ids"]) == ({"invalid_field": 1}, 2)
+    assert summary["ignored_columns"] == ["mood"]
+    assert summary["rejections"] == [json.loads(rejects.read_text())]
+    assert (summary["rejections"][0]["row"], summary["rejections"][0]["field"]) == (2, "event_ts_ms")
+    first, second = clicks_of(environment, user)
+    assert (first.item_id, second.item_id) == ("a", "c")
+    assert second.event_ts_ms - first.event_ts_ms == 2_000
+    assert abs(now_ms() - NEWEST_AGE_MS - second.event_ts_ms) < 60_000
+
+
+def test_an_import_keeps_times_when_it_is_told_to_and_a_dry_run_publishes_nothing(
+    tmp_path: Path, environment: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = f"user-{uuid.uuid4()}"
+    path = written(tmp_path / "e.jsonl", f'{{"type":"click","user_id":"{user}","item_id":"a","event_ts_ms":1000}}\n')
+    assert main(["import", str(path), "--dry-run"]) == 0
+    assert "nothing was published" in capsys.readouterr().out
+    assert clicks_of(environment, user) == []
+    assert main(["import", str(path), "--keep-time"]) == 0
+    assert [click.event_ts_ms for click in clicks_of(environment, user)] == [1_000]
+
+
+def test_an_import_of_titles_lands_in_the_catalogue(
+    tmp_path: Path, environment: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item_id = f"item-{uuid.uuid4()}"
+    path = written(tmp_path / "i.csv", f"item_id,title\n{item_id},Heat\n")
+    assert main(["import", str(path), "--items"]) == 0
+    assert "1 titles" in capsys.readouterr().out
+    assert read_catalogue(environment).get(item_id) == Item(item_id=item_id, title="Heat")
+
+
+def test_the_import_command_says_what_is_missing(
+    tmp_path: Path, environment: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", str(tmp_path / "absent.csv")]) == 1
+    assert "absent.csv is no file" in capsys.readouterr().err
+    assert main(["import", "movielens-100k"]) == 1
+    assert "nowrank data get movielens-100k" in capsys.readouterr().err
+
+
+def test_the_topics_command_lists_what_is_there(environment: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["topics", "create"]) == 0
+    assert main(["topics", "list"]) == 0
+    assert f"{environment.partitions} partitions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["data", "import", "topics"])
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "examples:" in capsys.readouterr().out
