@@ -1,0 +1,260 @@
+"""The artifact: a trained model as a folder that the scorer loads without torch.
+
+Enters: a folder written by `save_artifact`. Leaves: `Artifact`, which turns titles into vectors and requests into
+scores. Called by training (writes), evaluation and the scorer (read).
+
+    items.onnx       title id, title and genre tokens -> vector and bias, once per catalogue title
+    rank.onnx        one request and its N candidates -> logits, gate, long and short parts
+    neighbours.npz   co-play counts (`neighbours.py`)
+    items.json       the catalogue at training, so that a scorer can start without the broker
+    card.json        version, schema hash, vocabulary, configuration, metrics, calibration, SHA-256 of the files above
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from features.catalogue import Item
+from features.item_table import ItemTable
+from features.model_inputs import RequestInputs
+from features.registry import schema_hash
+from features.vector import COLUMN_NAMES, COLUMNS, Context, Similarities, Slots
+from infra.errors import ArtifactInvalid, SchemaMismatch
+from model.neighbours import NeighbourTable, Sources, context_sources, similarities
+
+ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, CATALOGUE, CARD = (
+    "items.onnx",
+    "rank.onnx",
+    "neighbours.npz",
+    "items.json",
+    "card.json",
+)
+FILES = (ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, CATALOGUE)
+
+Floats = NDArray[np.float32]
+Side = Literal["long", "short"]
+_SIDE_COLUMNS = {side: np.array([column.part == side for column in COLUMNS]) for side in ("long", "short")}
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """What an artifact says about itself. `calibration` holds (a, b) by task number: probability = sigmoid(a *
+    logit + b).
+    """
+
+    version: str
+    created_ms: int
+    schema_hash: str
+    columns: tuple[str, ...]
+    vocabulary: tuple[str, ...]
+    calibration: tuple[tuple[float, float], ...]
+    config: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    files: dict[str, str]
+
+
+class ItemVectors(NamedTuple):
+    """Every slot of an item table, encoded: vectors, biases and the index in the artifact's vocabulary (0: a title
+    that training never saw).
+    """
+
+    vectors_VD: Floats
+    bias_V: Floats
+    index_V: NDArray[np.int64]
+
+
+class Scores(NamedTuple):
+    """Rank by `logits_N`; `long_N` and `short_N` are its additive parts (1-g)<u_L, e> and g<u_S, e>, g being `gate`."""
+
+    logits_N: Floats
+    probabilities_N: Floats
+    gate: float
+    long_N: Floats
+    short_N: Floats
+
+
+class Artifact:
+    """A loaded artifact; it never changes, and threads may share it."""
+
+    def __init__(self, path: Path, card: Card) -> None:
+        self.card = card
+        self.items: list[Item] = msgspec.json.decode((path / CATALOGUE).read_bytes(), type=list[Item])
+        self._index = {item_id: index for index, item_id in enumerate(card.vocabulary) if index}
+        self._neighbours = NeighbourTable.load(path / NEIGHBOURS)
+        self._items_graph = _session(path / ITEMS_GRAPH)
+        self._rank_graph = _session(path / RANK_GRAPH)
+        self._outputs = [output.name for output in self._rank_graph.get_outputs()]
+
+    @property
+    def version(self) -> str:
+        """The name that answers and logs give this model."""
+        return self.card.version
+
+    def encode_items(self, table: ItemTable) -> ItemVectors:
+        """The vectors of every slot, some milliseconds per thousand; slot 0 is a vector of zeros. Encode again when
+        titles come or change.
+        """
+        size = len(table)
+        index_V = np.fromiter((self._index.get(item_id, 0) for item_id in table.ids), np.int64, size)
+        inputs = {
+            "index": index_V,
+            "title_tokens": table.title_tokens[:size],
+            "genre_tokens": table.genre_tokens[:size],
+        }
+        vectors_VD, bias_V = self._items_graph.run(["vectors", "bias"], inputs)
+        vectors_VD[0], bias_V[0] = 0.0, 0.0
+        return ItemVectors(vectors_VD, bias_V, index_V)
+
+    def similarities(self, encoded: ItemVectors, table: ItemTable, context: Context, slots: Slots) -> Similarities:
+        """Each candidate's co-play scores with the source, the history and the session, for `pair_matrix`; about
+        0.1 ms.
+        """
+        sources = tuple(
+            Sources(encoded.index_V[source.slots_S], source.weights_S) for source in context_sources(table, context)
+        )
+        return similarities(self._neighbours, sources, encoded.index_V[slots])  # type: ignore[arg-type]
+
+    def score(
+        self, encoded: ItemVectors, inputs: RequestInputs, slots: Slots, pairs_NF: Floats, without: Side | None = None
+    ) -> Scores:
+        """The scores of the candidates in `slots`, whose columns are `pairs_NF`; all slots must be ones that
+        `encoded` holds.
+
+        `without` scores as if the user had no history ("long") or no session ("short"), for explanations and the
+        degraded answer.
+        """
+        if without is not None:
+            inputs, pairs_NF = _without(inputs, pairs_NF, without)
+        feed = request_feed(inputs, encoded.vectors_VD) | {
+            "candidate_vectors": encoded.vectors_VD[slots],
+            "candidate_bias": encoded.bias_V[slots],
+            "pairs": pairs_NF,
+        }
+        logits_N, gate_1, long_N, short_N = self._rank_graph.run(["logits", "gate", "long", "short"], feed)
+        slope, offset = self.card.calibration[inputs.task]
+        probabilities_N = 1.0 / (1.0 + np.exp(-np.clip(slope * logits_N + offset, -30.0, 30.0)))
+        return Scores(logits_N, probabilities_N, float(gate_1[0]), long_N, short_N)
+
+
+def request_feed(inputs: RequestInputs, vectors_VD: Floats) -> dict[str, NDArray[Any]]:
+    """The request's arrays as `rank.onnx` takes them: items as vectors, a batch axis of 1, masks instead of the
+    null slot.
+    """
+    feed = {
+        "task": np.array([inputs.task]),
+        "country": np.array([inputs.country]),
+        "daypart": np.array([inputs.daypart]),
+        "query_tokens": inputs.query_tokens_Q,
+        "query_flags": inputs.query_flags_2,
+        "source_vector": vectors_VD[inputs.source_slot],
+        "source_known": np.array([inputs.source_slot > 0], np.float32),
+        "session_vectors": vectors_VD[inputs.session_slots_L],
+        "session_kinds": inputs.session_kinds_L,
+        "session_gaps": inputs.session_gaps_L,
+        "session_mask": (inputs.session_slots_L > 0).astype(np.float32),
+        "history_vectors": vectors_VD[inputs.history_slots_T],
+        "history_weights": inputs.history_weights_T,
+        "history_mask": (inputs.history_slots_T > 0).astype(np.float32),
+    }
+    unbatched = ("task", "country", "daypart")
+    return {name: array if name in unbatched else array[None] for name, array in feed.items()}
+
+
+def _without(inputs: RequestInputs, pairs_NF: Floats, side: Side) -> tuple[RequestInputs, Floats]:
+    slots = inputs.history_slots_T if side == "long" else inputs.session_slots_L
+    blank = {"history_slots_T" if side == "long" else "session_slots_L": np.zeros_like(slots)}
+    return inputs._replace(**blank), np.where(_SIDE_COLUMNS[side], np.float32(0.0), pairs_NF)
+
+
+def save_artifact(
+    path: Path,
+    write_graphs: Callable[[Path], None],
+    neighbours: NeighbourTable,
+    items: list[Item],
+    card: dict[str, Any],
+) -> Card:
+    """Write an artifact so that `path` holds either the old one or the whole new one; returns its card.
+
+    `write_graphs(folder)` writes the two graphs; `card` holds the fields of `Card` but `version`, `schema_hash`,
+    `columns` and `files`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        folder.chmod(0o755)
+        write_graphs(folder)
+        neighbours.save(folder / NEIGHBOURS)
+        (folder / CATALOGUE).write_bytes(msgspec.json.encode(items))
+        checksums = {name: _sha256(folder / name) for name in FILES}
+        fingerprint = hashlib.sha256("".join(checksums.values()).encode()).hexdigest()[:12]
+        complete = Card(
+            version=fingerprint, schema_hash=schema_hash(COLUMN_NAMES), columns=COLUMN_NAMES, files=checksums, **card
+        )
+        (folder / CARD).write_bytes(msgspec.json.format(msgspec.json.encode(complete), indent=1))
+        _swap(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return complete
+
+
+def load_artifact(path: Path) -> Artifact:
+    """The artifact in a folder; raises `ArtifactInvalid` when it is damaged, `SchemaMismatch` when it was made for
+    other features.
+    """
+    card = _read_card(path)
+    expected = schema_hash(COLUMN_NAMES)
+    if card.schema_hash != expected:
+        raise SchemaMismatch(
+            f"the artifact in {path} was trained for feature schema {card.schema_hash}, this code has {expected}; train again: nowrank train"
+        )
+    for name in FILES:
+        found = _sha256(path / name) if (path / name).is_file() else "no file"
+        if found != card.files.get(name):
+            raise ArtifactInvalid(
+                f"{path / name}: SHA-256 is {found}, card.json says {card.files.get(name)}; copy the artifact again or train: nowrank train"
+            )
+    try:
+        return Artifact(path, card)
+    except (ValueError, KeyError, OSError, msgspec.MsgspecError) as error:
+        raise ArtifactInvalid(f"the artifact in {path} cannot be read: {error}; train again: nowrank train") from error
+
+
+def _read_card(path: Path) -> Card:
+    try:
+        return msgspec.json.decode((path / CARD).read_bytes(), type=Card)
+    except FileNotFoundError as error:
+        raise ArtifactInvalid(f"there is no artifact in {path}: {CARD} is missing; train one: nowrank train") from error
+    except msgspec.MsgspecError as error:
+        raise ArtifactInvalid(f"{path / CARD} is no artifact card: {error}") from error
+
+
+def _swap(folder: Path, path: Path) -> None:
+    """Put `folder` at `path`; a folder cannot be renamed over a full one, so the old one steps aside first and is
+    removed after.
+    """
+    if path.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+        path.rename(aside / path.name)
+        folder.rename(path)
+        shutil.rmtree(aside)
+    else:
+        folder.rename(path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

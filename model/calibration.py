@@ -1,0 +1,32 @@
+"""Calibration: logits become probabilities by Platt scaling, one slope and offset per task.
+
+Enters: logits with labels and weights. Leaves: (a, b) with probability = sigmoid(a * logit + b). Called by training
+on the middle part of the log.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEPS = 50
+RIDGE = 1e-3
+
+
+def fit_platt(
+    logits: NDArray[np.float64], labels: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[float, float]:
+    """The weighted maximum-likelihood slope and offset, by Newton's method; (1, 0) when there is only one class."""
+    if len(labels) == 0 or labels.min() == labels.max():
+        return 1.0, 0.0
+    x = np.stack([logits, np.ones_like(logits)], axis=1)
+    rate = np.average(labels, weights=weights)
+    parameters = np.array([1.0, np.log(rate / (1 - rate)) - np.average(logits, weights=weights)])
+    for _ in range(STEPS):
+        p = 1 / (1 + np.exp(-np.clip(x @ parameters, -30, 30)))
+        gradient = x.T @ (weights * (labels - p)) - RIDGE * (parameters - [1.0, 0.0])
+        curvature = (x * (weights * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        parameters = parameters + step * min(1.0, 2.0 / max(1e-12, float(np.abs(step).max())))
+        if np.abs(step).max() < 1e-8:
+            break
+    slope, offset = parameters.tolist()
+    return (slope, offset) if slope > 0 else (1.0, 0.0)

@@ -1,0 +1,46 @@
+"""Configuration: every size and rate of the network and of its training, in two dataclasses.
+
+Enters: nothing. Leaves: defaults. Read by `unicorn.py`, `fit.py` and `train.py`; written into the artifact's card.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class UnicornConfig:
+    """The sizes of the network."""
+
+    vector: int = 64
+    text: int = 32
+    item_id: int = 32
+    genre: int = 16
+    task: int = 8
+    country: int = 4
+    daypart: int = 4
+    heads: int = 4
+    cross_rank: int = 64
+    cross_layers: int = 2
+    deep: int = 128
+    deep_blocks: int = 2
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How it is trained. The `..._labels` are about how many examples are taken, at random, from each part of the log."""
+
+    model: UnicornConfig = field(default_factory=UnicornConfig)
+    train_labels: int = 30_000
+    middle_labels: int = 3_000
+    calibration_labels: int = 600
+    negatives: int = 16
+    calibration_negatives: int = 200
+    batch: int = 128
+    epochs: int = 3
+    patience: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    side_dropout: float = 0.15
+    id_dropout: float = 0.10
+    threads: int = 2
+    seed: int = 0

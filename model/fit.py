@@ -1,0 +1,149 @@
+"""Fitting: the network learns from examples.
+
+Enters: `Examples` of the training and the middle part. Leaves: a fitted `Unicorn`, its losses, its calibration. Called by `train.py`.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from infra import clock
+from model.batches import Catalogue, batch_inputs, drop_sides
+from model.calibration import fit_platt
+from model.config import TrainConfig
+from model.progress import Progress
+from model.ranking_metrics import ndcg
+from model.replay_dataset import Examples
+from model.unicorn import Unicorn
+
+LEAST_SCALE = 1e-4
+LAST_RATE = 0.05
+GRADIENT_LIMIT = 5.0
+EVALUATED_AT_ONCE = 500
+
+Losses = tuple[list[float], list[float]]
+
+
+def standardise(model: Unicorn, train: Examples) -> None:
+    """Set the columns' mean and scale from the training examples; a column that never varied gets scale 0."""
+    columns_XF = torch.from_numpy(train.pairs_BKF[train.slots_BK > 0])
+    mean_F, deviation_F = columns_XF.mean(dim=0), columns_XF.std(dim=0)
+    model.column_mean.copy_(mean_F)
+    model.column_scale.copy_(torch.where(deviation_F > LEAST_SCALE, 1 / deviation_F.clamp(min=LEAST_SCALE), 0.0))
+
+
+def fit(
+    model: Unicorn,
+    catalogue: Catalogue,
+    parts: tuple[Examples, Examples],
+    config: TrainConfig,
+    deadline_s: float,
+    progress: Progress,
+) -> Losses:
+    """Adam on binary cross entropy until the middle part's loss stops falling; the best weights stay.
+
+    `parts` are the training and the middle part. No epoch begins that would not end before `deadline_s` of the
+    monotonic clock. Returns both losses by epoch.
+    """
+    train, middle = parts
+    batches = max(1, len(train) // config.batch)
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    steps = batches * config.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(LAST_RATE, 1 - step / steps))
+    rng = np.random.default_rng(config.seed)
+    losses: Losses = ([], [])
+    best = model.state_dict()
+    for epoch in range(config.epochs):
+        begin_s = clock.monotonic_s()
+        progress.step(f"epoch {epoch + 1}", batches)
+        model.train()
+        total = 0.0
+        for rows in shuffled_batches(len(train), config.batch, rng):
+            loss = batch_loss(model, catalogue, train.take(rows), config)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_LIMIT)
+            optimiser.step()
+            schedule.step()
+            total += loss.item()
+            progress.advance()
+        losses[0].append(total / batches)
+        losses[1].append(mean_loss(model, catalogue, middle))
+        progress.note(f"loss {losses[0][-1]:.4f}, middle part {losses[1][-1]:.4f}")
+        best_epoch = int(np.argmin(losses[1]))
+        if best_epoch == epoch:
+            best = copy.deepcopy(model.state_dict())
+        now_s = clock.monotonic_s()
+        if epoch - best_epoch >= config.patience or now_s + (now_s - begin_s) > deadline_s:
+            break
+    model.load_state_dict(best)
+    model.eval()
+    return losses
+
+
+def shuffled_batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Rows in random order, `size` at a time; the rest that does not fill a batch is left out unless it is all."""
+    order = rng.permutation(count)
+    for begin in range(0, max(1, count - size + 1), size):
+        yield order[begin : begin + size]
+
+
+def batch_loss(model: Unicorn, catalogue: Catalogue, examples: Examples, config: TrainConfig | None = None) -> Tensor:
+    """Mean binary cross entropy over the candidates; with a `config`, sides and ids are dropped as in training.
+
+    A title drawn at rate r as a negative has odds of r to 1 too little in the sample; log(r) off its logit puts that
+    right, so that the logits themselves are log-odds over the whole catalogue.
+    """
+    request, candidates = batch_inputs(examples, *catalogue.encode(model, config.id_dropout if config else 0.0))
+    if config is not None:
+        request, candidates = drop_sides(request, candidates, config.side_dropout)
+    logits_BK = model(request, candidates).logits - torch.from_numpy(np.log(examples.rates_BK))
+    real_BK = torch.from_numpy(examples.slots_BK > 0).float()
+    labels_BK = torch.from_numpy(examples.labels_BK)
+    return binary_cross_entropy_with_logits(logits_BK, labels_BK, real_BK, reduction="sum") / real_BK.sum()
+
+
+@torch.no_grad()
+def mean_loss(model: Unicorn, catalogue: Catalogue, examples: Examples) -> float:
+    """The loss over all examples, nothing dropped; 0 when there are none."""
+    model.eval()
+    parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // EVALUATED_AT_ONCE))
+    losses = [len(rows) * batch_loss(model, catalogue, examples.take(rows)).item() for rows in parts if len(rows)]
+    return sum(losses) / max(1, len(examples))
+
+
+@torch.no_grad()
+def logits_of(model: Unicorn, catalogue: Catalogue, examples: Examples) -> NDArray[np.float64]:
+    """(B, K) logits, nothing dropped."""
+    model.eval()
+    encoded = catalogue.encode(model)
+    parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // EVALUATED_AT_ONCE))
+    logits = [model(*batch_inputs(examples.take(rows), *encoded)).logits.numpy() for rows in parts]
+    return np.concatenate(logits).astype(np.float64)
+
+
+def sampled_ndcg(logits_BK: NDArray[np.float64], examples: Examples) -> float:
+    """NDCG@10 of the positive labels among their sampled candidates: to compare runs by, not for claims."""
+    rows = examples.labels_BK[:, 0] > 0
+    higher_BK = (logits_BK > logits_BK[:, :1]) & (examples.slots_BK > 0)
+    return float(ndcg(higher_BK[rows].sum(axis=1).astype(np.float64)).mean()) if rows.any() else 0.0
+
+
+def calibrate(logits_BK: NDArray[np.float64], examples: Examples, tasks: int) -> tuple[tuple[float, float], ...]:
+    """Platt's (a, b) by task, on examples with uniform negatives, each weighing as many titles as it stands for."""
+    real_BK = examples.slots_BK > 0
+    weights_BK = (1.0 / examples.rates_BK).astype(np.float64)
+    weights_BK[:, 0] = 1.0
+    fitted = []
+    for task in range(tasks):
+        chosen = (examples.requests["task"] == task)[:, None] & real_BK
+        labels = examples.labels_BK[chosen].astype(np.float64)
+        fitted.append(fit_platt(logits_BK[chosen], labels, weights_BK[chosen]))
+    return tuple(fitted)

@@ -1,0 +1,120 @@
+"""Negatives: titles that a user could have been shown and did not engage.
+
+Enters: a replay at a label. Leaves: slots of titles that the user has not engaged before and that are not the label's own. Called by the data
+set builder, and the title index also by the prefix baseline.
+
+Half are uniform over the catalogue, a quarter by popularity^0.5, a quarter hard: what a retriever would bring up, which is titles that match the
+query in a search and neighbours of the newest titles otherwise. Each comes with the rate at which its title was drawn: a title that is drawn often
+as a negative would look worse than it is, so training takes log(rate) off its logit (`train.py`), and the network learns true odds over the catalogue.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.item_table import ItemTable
+from features.text import normalise_query
+from model.neighbours import WINDOW, Sources
+from model.replay import Replay
+from streams.labels import Label
+
+Ints = NDArray[np.int64]
+POPULARITY_POWER = 0.5
+HARD_POOL = 100
+REFRESH_LABELS = 50
+LONGEST_PREFIX = 8
+
+
+class TitleIndex:
+    """Slots of titles by the beginnings of their words, and by genre."""
+
+    def __init__(self, table: ItemTable) -> None:
+        slots: dict[str, set[int]] = {}
+        for slot, item in enumerate(table.items):
+            if item is None:
+                continue
+            for word in table.titles[slot].split():
+                for length in range(1, min(len(word), LONGEST_PREFIX) + 1):
+                    slots.setdefault(word[:length], set()).add(slot)
+            for genre in item.genres:
+                slots.setdefault(normalise_query(genre), set()).add(slot)
+        self._slots = {prefix: np.array(sorted(of_prefix), np.int64) for prefix, of_prefix in slots.items()}
+        self._nothing = np.zeros(0, np.int64)
+
+    def matches(self, query: str | None) -> Ints:
+        """The titles with a word that begins with the query's last word, or of the genre that the query names."""
+        words = (query or "").split()
+        return self._slots.get(words[-1][:LONGEST_PREFIX], self._nothing) if words else self._nothing
+
+
+class Drawn(NamedTuple):
+    """A label's title first, then different negatives, and how often one draw of the same kind brings each of them up as a negative."""
+
+    slots_K: Ints
+    rates_K: NDArray[np.float32]
+
+
+class NegativeSampler:
+    """Draws negatives; the popularity that it draws by is at most REFRESH_LABELS labels old, and never newer than the label."""
+
+    def __init__(self, replay: Replay, rng: np.random.Generator) -> None:
+        self._replay = replay
+        self._rng = rng
+        self._titles = TitleIndex(replay.table)
+        self._catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
+        self._popular_V = np.zeros(0)
+        self._cumulative = np.zeros(0)
+        self._age = REFRESH_LABELS
+
+    def mixed(self, label: Label, count: int) -> Drawn:
+        """`count` negatives of the three kinds; fewer only when the user has engaged nearly all titles."""
+        self._refresh()
+        quarter = count // 4
+        hard = self._hard(label)
+        drawn_hard = hard[self._rng.integers(0, len(hard), quarter)] if len(hard) else hard
+        popular = np.searchsorted(self._cumulative, self._rng.random(quarter))
+        slots_K = self._allowed(label, [drawn_hard, self._catalogue[popular], self._uniform(2 * count)], count)
+        uniform_count = count - quarter - len(drawn_hard)
+        rates_K = uniform_count / len(self._catalogue) + quarter * self._popular_V[slots_K]
+        if len(hard):
+            rates_K += np.isin(slots_K, hard) * (quarter / len(hard))
+        return Drawn(slots_K, rates_K.astype(np.float32))
+
+    def uniform(self, label: Label, count: int) -> Drawn:
+        """`count` negatives, uniform over the catalogue."""
+        slots_K = self._allowed(label, [self._uniform(2 * count)], count)
+        return Drawn(slots_K, np.full(len(slots_K), count / len(self._catalogue), np.float32))
+
+    def _allowed(self, label: Label, drawn: list[Ints], count: int) -> Ints:
+        forbidden = self._replay.engaged.get(label.user_id, frozenset())
+        own = self._replay.table.slot(label.item_id)
+        different = dict.fromkeys(np.concatenate(drawn).tolist())
+        return np.array([own, *[slot for slot in different if slot != own and slot not in forbidden][:count]], np.int64)
+
+    def _uniform(self, count: int) -> Ints:
+        return self._catalogue[self._rng.integers(0, len(self._catalogue), count)]
+
+    def _refresh(self) -> None:
+        if self._age >= REFRESH_LABELS:
+            weights = (self._replay.co_plays.plays_V[self._catalogue] + 1.0) ** POPULARITY_POWER
+            chances = weights / weights.sum()
+            self._popular_V = np.zeros(len(self._replay.co_plays.plays_V))
+            self._popular_V[self._catalogue] = chances
+            self._cumulative = np.cumsum(chances)
+            self._cumulative[-1] = 1.0
+            self._age = 0
+        self._age += 1
+
+    def _hard(self, label: Label) -> Ints:
+        if label.query is not None:
+            return self._titles.matches(normalise_query(label.query))
+        recent = self._replay.recent_titles(label.user_id, WINDOW)
+        source = self._replay.table.slot_by_id.get(label.source_item_id or "", 0)
+        titles = list(dict.fromkeys([source, *recent] if source else recent))
+        if not titles:
+            return self._catalogue[:0]
+        sources = Sources(np.array(titles), np.ones(len(titles), np.float32))
+        scores = self._replay.co_plays.scores(sources, self._catalogue)
+        pool = min(HARD_POOL, len(scores) - 1)
+        return self._catalogue[np.argpartition(-scores, pool)[:pool]]

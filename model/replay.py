@@ -1,0 +1,105 @@
+"""The replay: a log folded in memory by exactly the folds of the stream.
+
+Enters: labels in time order. Leaves, at each label, the state as it stood before its time: contexts, item rows, counts. Called by the data set
+builder and the evaluation.
+
+An event goes the way that it goes in production: wire event -> engagement (`streams.events.to_engagement`) -> `fold_user` -> deltas -> the folds
+of `features.rows.FOLDS`; only the broker and the store between them are left out.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from features.delta import Entity
+from features.engagement import TASK_NAMES, Coordinate, Kind
+from features.item_table import ItemTable
+from features.rows import FOLDS, TARGET_FAMILIES
+from features.text import normalise_query
+from features.user import UserState, fold_user
+from features.vector import Context
+from model.neighbours import CoPlays, last_titles
+from streams.events import Engaged, to_engagement
+from streams.labels import Label, Log
+
+PARTITION = 0
+
+
+class Replay:
+    """Everything that the online store would hold, and what the model counts besides. Slots of `table` number the catalogue first."""
+
+    def __init__(self, log: Log) -> None:
+        self.table = ItemTable(capacity=max(1024, 1 << len(log.items).bit_length()))
+        for item in log.items:
+            self.table.set_item(item)
+        self.users: dict[str, UserState] = {}
+        self.targets: dict[Entity, dict[str, Any]] = {entity: {} for entity in TARGET_FAMILIES}
+        self.engaged: dict[str, set[int]] = {}
+        self.co_plays = CoPlays(len(self.table.sums))
+        self._offsets: Counter[str] = Counter()
+        self._labels = log.labels
+        self._events = log.events
+        self._next_event = 0
+        self._next_label = 0
+
+    def labels_until(self, end_ms: int) -> Iterator[Label]:
+        """Each label before `end_ms` that was not taken yet, when all events strictly before its time are folded and none at or after it."""
+        while self._next_label < len(self._labels) and self._labels[self._next_label].ts_ms < end_ms:
+            label = self._labels[self._next_label]
+            self._next_label += 1
+            self.fold_until(label.ts_ms)
+            yield label
+
+    def fold_until(self, end_ms: int) -> None:
+        """Fold every event before `end_ms` that is not folded yet."""
+        events, at = self._events, self._next_event
+        while at < len(events) and events[at].event_ts_ms < end_ms:
+            self._fold(events[at])
+            at += 1
+        self._next_event = at
+
+    def context(self, label: Label) -> Context:
+        """The context of a label's request, from the state as it stands; to be used before the next label is taken."""
+        query = normalise_query(label.query) if label.query is not None else None
+        return Context(
+            task=TASK_NAMES[label.task],
+            now_ms=label.ts_ms,
+            user=self.users.get(label.user_id) or UserState(),
+            query=query or None,
+            source_item_id=label.source_item_id,
+            country=label.country,
+            query_targets=self.targets[Entity.QUERY].get(query or ""),
+            source_targets=self.targets[Entity.SOURCE_ITEM].get(label.source_item_id or ""),
+            country_targets=self.targets[Entity.COUNTRY].get(label.country or ""),
+        )
+
+    def recent_titles(self, user_id: str, count: int) -> list[int]:
+        """The last `count` different titles that a user engaged, the newest first."""
+        user = self.users.get(user_id)
+        return (
+            last_titles((moment.item_id for moment in reversed(user.recent)), self.table, count)
+            if user is not None
+            else []
+        )
+
+    def _fold(self, event: Engaged) -> None:
+        engagement = to_engagement(event, broker_ts_ms=event.event_ts_ms)
+        log = f"{event.topic}-{PARTITION}"
+        user = self.users.get(engagement.user_id)
+        if user is None:
+            user = self.users[engagement.user_id] = UserState()
+        slot = self.table.slot(engagement.item_id)
+        if engagement.kind is Kind.PLAY:
+            recent = (moment.item_id for moment in reversed(user.recent) if moment.item_id != engagement.item_id)
+            self.co_plays.add(slot, last_titles(recent, self.table))
+        self.engaged.setdefault(engagement.user_id, set()).add(slot)
+        folded = fold_user(user, Coordinate(log, self._offsets[log]), engagement)
+        self._offsets[log] += 1
+        for delta in folded.deltas:
+            states = self.targets[delta.entity]
+            state = states.get(delta.key)
+            if state is None:
+                state = states[delta.key] = TARGET_FAMILIES[delta.entity].new_state()
+            FOLDS[delta.entity](state, delta)
+            if delta.entity is Entity.ITEM:
+                self.table.set_state(self.table.slot(delta.key), state)

@@ -1,0 +1,137 @@
+"""The data set: one example per label, from the state strictly before it.
+
+Enters: a log and a range of time. Leaves: `Examples`, arrays with the label's title first among its candidates. Called by training.
+
+legend: B examples, K candidates (the label's title and its negatives), F columns of `features.vector`, L/T/Q as in `features.model_inputs`
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.model_inputs import RequestInputs, request_inputs
+from features.vector import COLUMN_NAMES, Context, pair_matrix
+from model.negatives import Drawn, NegativeSampler
+from model.neighbours import context_sources, similarities
+from model.progress import Progress, advancing
+from model.replay import Replay
+from streams.labels import Label, Log
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Examples in time order. `requests` holds the fields of `RequestInputs` by name, stacked; slot 0 among the candidates is padding.
+
+    `rates_BK` is how often each candidate is drawn as a negative.
+    """
+
+    requests: dict[str, NDArray[Any]]
+    slots_BK: Ints
+    labels_BK: Floats
+    pairs_BKF: Floats
+    rates_BK: Floats
+
+    def __len__(self) -> int:
+        return len(self.slots_BK)
+
+    def take(self, rows: Ints) -> "Examples":
+        """Some of the examples."""
+        requests = {name: array[rows] for name, array in self.requests.items()}
+        return Examples(requests, self.slots_BK[rows], self.labels_BK[rows], self.pairs_BKF[rows], self.rates_BK[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The log cut by time: warm-up and training before `train_end_ms`, the middle part before `middle_end_ms`, then the test part."""
+
+    warm_up_end_ms: int
+    train_end_ms: int
+    middle_end_ms: int
+
+
+def split_by_time(log: Log, warm_up_share: float = 0.2, train_share: float = 0.8, middle_share: float = 0.1) -> Split:
+    """Cut at labels' times, so that no two parts share a millisecond; labels before `warm_up_share` only warm the state up."""
+    times = [label.ts_ms for label in log.labels]
+
+    def at(share: float) -> int:
+        return times[min(len(times) - 1, round(share * len(times)))]
+
+    return Split(at(warm_up_share), at(train_share), at(train_share + middle_share))
+
+
+def build_examples(
+    replay: Replay,
+    split: Split,
+    chances: dict[str, float],
+    negatives: tuple[int, int],
+    rng: np.random.Generator,
+    progress: Progress,
+) -> tuple[Examples, Examples, Examples]:
+    """Examples of the training part, of the middle part, and of the middle part with uniform negatives for calibration, in one replay.
+
+    A label of a part is taken with its chance; `negatives` says how many a mixed and a uniform example get.
+    """
+    mixed, uniform = negatives
+    sampler = NegativeSampler(replay, rng)
+    train, middle, calibration = (ExampleList(replay, 1 + count) for count in (mixed, mixed, uniform))
+    for label in advancing(progress, replay.labels_until(split.middle_end_ms)):
+        roll = rng.random()
+        if label.ts_ms < split.warm_up_end_ms:
+            continue
+        if label.ts_ms < split.train_end_ms:
+            if roll < chances["train"]:
+                train.add(label, sampler.mixed(label, mixed))
+            continue
+        if roll < chances["middle"]:
+            middle.add(label, sampler.mixed(label, mixed))
+        if 1 - roll < chances["calibration"]:
+            calibration.add(label, sampler.uniform(label, uniform))
+    return train.arrays(), middle.arrays(), calibration.arrays()
+
+
+def replay_columns(replay: Replay, context: Context, slots: Ints) -> Floats:
+    """The (N, F) columns of candidates, with the similarities of the counts so far."""
+    sources = context_sources(replay.table, context)
+    return pair_matrix(replay.table, slots, context, similarities(replay.co_plays, sources, slots))
+
+
+class ExampleList:
+    """Grows by one example at a time, each taken from the replay as it stands."""
+
+    def __init__(self, replay: Replay, candidates: int) -> None:
+        self._replay = replay
+        self._candidates = candidates
+        self._requests: list[RequestInputs] = []
+        self._drawn: list[Drawn] = []
+        self._pairs: list[Floats] = []
+        self._positive: list[bool] = []
+
+    def add(self, label: Label, drawn: Drawn) -> None:
+        """Take the example of a label whose events are not folded yet."""
+        context = self._replay.context(label)
+        self._requests.append(request_inputs(self._replay.table, context))
+        self._drawn.append(drawn)
+        self._pairs.append(replay_columns(self._replay, context, drawn.slots_K))
+        self._positive.append(label.positive)
+
+    def arrays(self) -> Examples:
+        """All examples, padded to the same number of candidates."""
+        count = len(self._drawn)
+        slots_BK = np.zeros((count, self._candidates), np.int64)
+        pairs_BKF = np.zeros((count, self._candidates, len(COLUMN_NAMES)), np.float32)
+        labels_BK = np.zeros((count, self._candidates), np.float32)
+        rates_BK = np.ones((count, self._candidates), np.float32)
+        for row, (drawn, pairs_KF) in enumerate(zip(self._drawn, self._pairs, strict=True)):
+            slots_BK[row, : len(drawn.slots_K)] = drawn.slots_K
+            rates_BK[row, : len(drawn.slots_K)] = drawn.rates_K
+            pairs_BKF[row, : len(drawn.slots_K)] = pairs_KF
+        if count:
+            labels_BK[:, 0] = self._positive
+        fields = RequestInputs._fields
+        requests = {name: np.array([request[place] for request in self._requests]) for place, name in enumerate(fields)}
+        return Examples(requests, slots_BK, labels_BK, pairs_BKF, rates_BK)

@@ -1,0 +1,107 @@
+"""Training: from a log of labels to an artifact.
+
+Enters: a `Log`. Leaves: an artifact in a folder, and a `TrainReport`. Called by `nowrank train` and the demo.
+
+The log is cut by time: 80 % (its first fifth only warms the state up) trains the network, the next 10 % decides when
+to stop and calibrates, the last 10 % is never looked at. The artifact's co-play counts run to the end of the middle part.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from features.engagement import Task
+from infra import clock
+from infra.errors import BadInput
+from model.artifact import Card, save_artifact
+from model.batches import Catalogue
+from model.config import TrainConfig
+from model.export import write_graphs
+from model.fit import calibrate, fit, logits_of, sampled_ndcg, standardise
+from model.progress import Progress, Silent
+from model.replay import Replay
+from model.replay_dataset import Examples, Split, build_examples, split_by_time
+from model.unicorn import Unicorn
+from streams.labels import Log
+
+LEAST_LABELS = 200
+DEFAULT = TrainConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What happened: the artifact's card, the losses by epoch and where the time went."""
+
+    card: Card
+    train_losses: list[float]
+    middle_losses: list[float]
+    data_s: float
+    fit_s: float
+
+
+def train_on_log(
+    log: Log,
+    out_dir: Path,
+    *,
+    config: TrainConfig = DEFAULT,
+    budget_s: float = 150.0,
+    progress: Progress | None = None,
+) -> TrainReport:
+    """Train on the log and write the artifact to `out_dir`; raises `BadInput` when the log is too short.
+
+    No epoch but the first begins that would not end within `budget_s`, so the budget decides, by the machine's speed,
+    how many there are; with time enough the same seed gives the same model.
+    """
+    if len(log.labels) < LEAST_LABELS:
+        raise BadInput(
+            "too_few_labels", f"the log has {len(log.labels)} labels; training needs at least {LEAST_LABELS}"
+        )
+    progress = progress or Silent()
+    begin_s = clock.monotonic_s()
+    split = split_by_time(log)
+    replay = Replay(log)
+    train, middle, calibration = _build(replay, log, split, config, progress)
+    data_s = clock.monotonic_s() - begin_s
+    catalogue = Catalogue.of(replay.table)
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.threads)
+    model = Unicorn(config.model, vocabulary=len(replay.table))
+    standardise(model, train)
+    losses = fit(model, catalogue, (train, middle), config, begin_s + budget_s, progress)
+    logits_BK = logits_of(model, catalogue, calibration)
+    training = {"labels": len(train), "middle_labels": len(middle), "epochs": len(losses[0]), "shift_ms": log.shift_ms}
+    card = save_artifact(
+        out_dir,
+        lambda folder: write_graphs(model, folder),
+        replay.co_plays.table(len(replay.table)),
+        log.items,
+        {
+            "created_ms": clock.now_ms(),
+            "vocabulary": tuple(replay.table.ids),
+            "calibration": calibrate(logits_BK, calibration, len(Task)),
+            "config": asdict(config),
+            "training": training | asdict(split),
+            "metrics": {"middle_loss": min(losses[1]), "middle_sampled_ndcg10": sampled_ndcg(logits_BK, calibration)},
+        },
+    )
+    return TrainReport(card, *losses, data_s, clock.monotonic_s() - begin_s - data_s)
+
+
+def _build(
+    replay: Replay, log: Log, split: Split, config: TrainConfig, progress: Progress
+) -> tuple[Examples, Examples, Examples]:
+    """The training, middle and calibration examples, about as many of each as the configuration asks for."""
+    times = np.array([label.ts_ms for label in log.labels])
+    warm_up, trained, held = (
+        int((times < end_ms).sum()) for end_ms in (split.warm_up_end_ms, split.train_end_ms, split.middle_end_ms)
+    )
+    chances = {
+        "train": config.train_labels / max(1, trained - warm_up),
+        "middle": config.middle_labels / max(1, held - trained),
+        "calibration": config.calibration_labels / max(1, held - trained),
+    }
+    progress.step("replay", held)
+    negatives = (config.negatives, config.calibration_negatives)
+    return build_examples(replay, split, chances, negatives, np.random.default_rng(config.seed), progress)

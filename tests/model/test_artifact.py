@@ -1,0 +1,160 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from features.engagement import Task
+from features.item_table import ItemTable
+from features.model_inputs import request_inputs
+from features.vector import COLUMN_NAMES, COLUMNS, Context, pair_matrix
+from infra.errors import ArtifactInvalid, SchemaMismatch
+from model.artifact import CARD, FILES, Artifact, load_artifact
+from model.replay import Replay
+from model.train import TrainReport
+from streams.labels import Log
+
+Trained = tuple[Path, TrainReport]
+
+
+@pytest.fixture
+def copied(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the artifact that a test may damage."""
+    return Path(shutil.copytree(trained[0], tmp_path / "artifact"))
+
+
+def _world(artifact: Artifact, log: Log) -> tuple[ItemTable, Context]:
+    replay = Replay(log)
+    replay.fold_until(log.labels[-1].ts_ms)
+    return replay.table, replay.context(log.labels[-1])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_is_refused(copied: Path, name: str) -> None:
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    with pytest.raises(ArtifactInvalid, match=name):
+        load_artifact(copied)
+
+
+@pytest.mark.parametrize("name", [*FILES, CARD])
+def test_a_missing_file_is_refused(copied: Path, name: str) -> None:
+    (copied / name).unlink()
+    with pytest.raises(ArtifactInvalid, match=name):
+        load_artifact(copied)
+
+
+def test_an_artifact_for_other_features_is_refused(copied: Path) -> None:
+    card = msgspec.json.decode((copied / CARD).read_bytes())
+    (copied / CARD).write_bytes(msgspec.json.encode(card | {"schema_hash": "0" * 16}))
+    with pytest.raises(SchemaMismatch, match="train again"):
+        load_artifact(copied)
+
+
+def test_a_card_that_is_no_card_is_refused(copied: Path) -> None:
+    for content in (b"", b"[]", b"\xff", b'{"version": 3}'):
+        (copied / CARD).write_bytes(content)
+        with pytest.raises(ArtifactInvalid):
+            load_artifact(copied)
+
+
+def test_the_card_names_what_the_model_was_made_from(trained: Trained) -> None:
+    artifact = load_artifact(trained[0])
+    assert artifact.card == trained[1].card
+    assert artifact.card.columns == COLUMN_NAMES
+    assert artifact.card.vocabulary[0] == ""
+    assert [item.item_id for item in artifact.items] == list(artifact.card.vocabulary[1 : 1 + len(artifact.items)])
+
+
+def test_a_title_that_training_never_saw_gets_a_vector_of_its_content(trained: Trained) -> None:
+    artifact = load_artifact(trained[0])
+    table = ItemTable()
+    known = artifact.items[0]
+    twin = msgspec.structs.replace(known, item_id="twin")
+    for item in (twin, known, msgspec.structs.replace(known, item_id="third")):
+        table.set_item(item)
+    encoded = artifact.encode_items(table)
+    assert encoded.index_V.tolist() == [0, 0, 1, 0]
+    assert not encoded.vectors_VD[0].any()
+    assert encoded.vectors_VD[1].tolist() == encoded.vectors_VD[3].tolist() != encoded.vectors_VD[2].tolist()
+
+
+def test_slots_of_another_table_give_the_same_scores(trained: Trained, small_log: Log) -> None:
+    artifact = load_artifact(trained[0])
+    table, context = _world(artifact, small_log)
+    other = ItemTable()
+    for item in reversed(artifact.items):
+        other.set_item(item)
+    for slot, item_id in enumerate(table.ids[1:], 1):
+        place = other.slot(item_id)
+        other.sums[place], other.as_of_ms[place], other.first_seen_ms[place] = (
+            table.sums[slot],
+            table.as_of_ms[slot],
+            table.first_seen_ms[slot],
+        )
+    logits = []
+    for one in (table, other):
+        encoded, slots = artifact.encode_items(one), one.slots(["t1", "t20", "t33", "t50"])
+        pairs = pair_matrix(one, slots, context, artifact.similarities(encoded, one, context, slots))
+        logits.append(artifact.score(encoded, request_inputs(one, context), slots, pairs).logits_N)
+    assert logits[0] == pytest.approx(logits[1], abs=1e-4)
+
+
+def test_scores_come_with_probabilities_in_the_same_order_and_the_parts(trained: Trained, small_log: Log) -> None:
+    artifact = load_artifact(trained[0])
+    table, context = _world(artifact, small_log)
+    encoded, slots = artifact.encode_items(table), np.arange(1, len(table))
+    pairs = pair_matrix(table, slots, context, artifact.similarities(encoded, table, context, slots))
+    inputs = request_inputs(table, context)
+    scores = artifact.score(encoded, inputs, slots, pairs)
+    assert np.array_equal(np.argsort(scores.logits_N, kind="stable"), np.argsort(scores.probabilities_N, kind="stable"))
+    assert ((scores.probabilities_N > 0) & (scores.probabilities_N < 1)).all()
+    assert 0 < scores.gate < 1
+    no_history = artifact.score(encoded, inputs, slots, pairs, without="long")
+    no_session = artifact.score(encoded, inputs, slots, pairs, without="short")
+    assert (no_history.gate, no_session.gate) == (1.0, 0.0)
+    assert not no_history.long_N.any()
+    assert not no_session.short_N.any()
+
+
+def test_taking_a_side_out_blanks_its_columns_too(trained: Trained, small_log: Log) -> None:
+    artifact = load_artifact(trained[0])
+    table, context = _world(artifact, small_log)
+    encoded, slots = artifact.encode_items(table), np.arange(1, len(table))
+    pairs = pair_matrix(table, slots, context, artifact.similarities(encoded, table, context, slots))
+    blank = pairs.copy()
+    blank[:, [column.part == "short" for column in COLUMNS]] = 0.0
+    inputs = request_inputs(table, context)
+    with_columns, without = (
+        artifact.score(encoded, inputs, slots, one, without="short").logits_N for one in (pairs, blank)
+    )
+    assert np.array_equal(with_columns, without)
+
+
+def test_somebody_without_any_rows_is_scored(trained: Trained) -> None:
+    artifact = load_artifact(trained[0])
+    table = ItemTable()
+    for item in artifact.items:
+        table.set_item(item)
+    encoded, slots = artifact.encode_items(table), np.arange(1, len(table))
+    for task in Task:
+        context = Context(task=task, now_ms=1_700_000_000_000, query="nig" if task is Task.SEARCH else None)
+        pairs = pair_matrix(table, slots, context, artifact.similarities(encoded, table, context, slots))
+        scores = artifact.score(encoded, request_inputs(table, context), slots, pairs)
+        assert np.isfinite(scores.logits_N).all()
+        assert scores.gate == 0.0
+
+
+def test_loading_an_artifact_imports_neither_torch_nor_onnx(trained: Trained) -> None:
+    program = (
+        "import sys; from pathlib import Path; from model.artifact import load_artifact; load_artifact(Path(sys.argv[1]));"
+        "print([name for name in ('torch', 'onnx', 'faust', 'feast') if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(trained[0])], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout.strip() == "[]"

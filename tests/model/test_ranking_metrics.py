@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from model.calibration import fit_platt
+from model.ranking_metrics import auc, hit, ndcg, paired_interval, rank_of, reciprocal_rank, summarise
+
+
+def test_metrics_equal_values_worked_out_by_hand() -> None:
+    ranks = np.array([0.0, 1.0, 9.0, 10.0])
+    assert ndcg(ranks).tolist() == pytest.approx([1.0, 1 / np.log2(3), 1 / np.log2(11), 0.0])
+    assert hit(ranks).tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert reciprocal_rank(ranks).tolist() == pytest.approx([1.0, 0.5, 0.1, 1 / 11])
+    assert summarise(ranks)["hr10"] == 0.75
+
+
+def test_the_best_score_has_rank_zero_and_ties_share_the_middle() -> None:
+    scores = np.array([3.0, 1.0, 2.0, 2.0, 2.0])
+    assert rank_of(scores, 0) == 0
+    assert rank_of(scores, 2) == 2
+    assert rank_of(np.zeros(11), 4) == 5
+
+
+def test_auc_counts_ordered_pairs_and_halves_ties() -> None:
+    assert auc(np.array([2.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])) == 1.0
+    assert auc(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0])) == 0.75
+    assert auc(np.array([1.0, 2.0]), np.array([1.0, 1.0])) == 0.5
+
+
+def test_an_interval_of_equal_differences_is_that_difference() -> None:
+    interval = paired_interval(np.full(40, 0.25), np.arange(40) % 7, 200, np.random.default_rng(0))
+    assert interval.low == pytest.approx(0.25)
+    assert interval.high == pytest.approx(0.25)
+
+
+def test_an_interval_is_wider_when_one_user_holds_many_equal_labels() -> None:
+    rng = np.random.default_rng(1)
+    by_user = rng.normal(size=20)
+    difference = np.repeat(by_user, 20)
+    clustered = paired_interval(difference, np.repeat(np.arange(20), 20), 500, np.random.default_rng(0))
+    independent = paired_interval(difference, np.arange(400), 500, np.random.default_rng(0))
+    assert clustered.high - clustered.low > 3 * (independent.high - independent.low)
+
+
+def test_platt_recovers_the_slope_and_offset_that_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=50_000)
+    labels = (rng.random(50_000) < 1 / (1 + np.exp(-(1.5 * logits - 2.0)))).astype(float)
+    slope, offset = fit_platt(logits, labels, np.ones(50_000))
+    assert slope == pytest.approx(1.5, abs=0.07)
+    assert offset == pytest.approx(-2.0, abs=0.07)
+
+
+def test_platt_leaves_logits_alone_when_there_is_one_class() -> None:
+    assert fit_platt(np.array([1.0, 2.0]), np.zeros(2), np.ones(2)) == (1.0, 0.0)

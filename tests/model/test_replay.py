@@ -1,0 +1,142 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from features.delta import Entity
+from features.engagement import Coordinate
+from features.rows import FOLDS, TARGET_FAMILIES
+from features.user import UserState, fold_user
+from model.negatives import NegativeSampler, TitleIndex
+from model.progress import Silent
+from model.replay import Replay
+from model.replay_dataset import Examples, build_examples, split_by_time
+from streams.events import to_engagement
+from streams.labels import Log
+from tests.model.small_log import make_label, make_log
+
+EVERYTHING = {"train": 1.0, "middle": 1.0, "calibration": 1.0}
+
+
+def _train_examples(log: Log) -> Examples:
+    return build_examples(Replay(log), split_by_time(log), EVERYTHING, (20, 20), np.random.default_rng(0), Silent())[0]
+
+
+def test_a_label_is_seen_before_any_of_its_own_events() -> None:
+    log = make_log(users=5)
+    replay = Replay(log)
+    for label in replay.labels_until(log.labels[-1].ts_ms + 1):
+        recent = replay.context(label).user.recent
+        assert all(moment.event_ts_ms < label.ts_ms for moment in recent)
+        assert label.item_id not in {moment.item_id for moment in recent}
+
+
+def test_the_replay_folds_as_the_stream_does() -> None:
+    log = make_log(users=8)
+    replay = Replay(log)
+    replay.fold_until(log.events[-1].event_ts_ms + 1)
+    users: dict[str, UserState] = {}
+    rows: dict[tuple[Entity, str], object] = {}
+    offsets: dict[str, int] = {}
+    for event in log.events:
+        at = f"{event.topic}-0"
+        offsets[at] = offsets.get(at, -1) + 1
+        engagement = to_engagement(event, event.event_ts_ms)
+        for delta in fold_user(
+            users.setdefault(event.user_id, UserState()), Coordinate(at, offsets[at]), engagement
+        ).deltas:
+            row = rows.setdefault((delta.entity, delta.key), TARGET_FAMILIES[delta.entity].new_state())
+            FOLDS[delta.entity](row, delta)
+    assert replay.users == users
+    assert {
+        (entity, key): row for entity, of_entity in replay.targets.items() for key, row in of_entity.items()
+    } == rows
+    slot = replay.table.slot_by_id["t3"]
+    assert replay.table.sums[slot].tolist() == rows[(Entity.ITEM, "t3")].sums  # type: ignore[attr-defined]
+
+
+def test_a_planted_future_event_changes_no_earlier_example() -> None:
+    log = make_log()
+    split = split_by_time(log)
+    planted = make_label(log.labels[0].user_id, "t1", split.middle_end_ms + 5, task="search", query="nig")
+    later = Log(log.items, sorted([*log.labels, planted], key=lambda label: label.ts_ms))
+    plain, with_future = (
+        build_examples(Replay(one), split, EVERYTHING, (8, 12), np.random.default_rng(0), Silent())
+        for one in (log, later)
+    )
+    for before, after in zip(plain, with_future, strict=True):
+        assert np.array_equal(before.pairs_BKF, after.pairs_BKF)
+        assert np.array_equal(before.slots_BK, after.slots_BK)
+        for one, other in zip(before.requests, after.requests, strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_a_planted_past_event_does_change_later_examples() -> None:
+    log = make_log()
+    split = split_by_time(log)
+    planted = make_label(log.labels[-1].user_id, "t1", log.labels[0].ts_ms + 5)
+    earlier = Log(log.items, sorted([*log.labels, planted], key=lambda label: label.ts_ms))
+    plain, with_past = (
+        build_examples(Replay(one), split, EVERYTHING, (8, 12), np.random.default_rng(0), Silent())[1]
+        for one in (log, earlier)
+    )
+    assert not np.array_equal(plain.pairs_BKF, with_past.pairs_BKF)
+
+
+def test_negatives_are_different_titles_that_the_user_has_not_engaged() -> None:
+    log = make_log(users=10)
+    replay = Replay(log)
+    sampler = NegativeSampler(replay, np.random.default_rng(0))
+    for label in replay.labels_until(log.labels[-1].ts_ms):
+        for drawn in (sampler.mixed(label, 16), sampler.uniform(label, 40)):
+            own, *negatives = drawn.slots_K.tolist()
+            assert own == replay.table.slot(label.item_id)
+            assert len(negatives) == len(set(negatives)) > 0
+            assert not set(negatives) & ({own, 0} | replay.engaged.get(label.user_id, set()))
+
+
+def test_the_stated_rates_are_how_often_titles_are_drawn() -> None:
+    log = make_log(users=20, titles=200)
+    replay = Replay(log)
+    replay.fold_until(log.events[-1].event_ts_ms + 1)
+    newcomer = replace(log.labels[0], user_id="newcomer", task="search", query="nig", item_id="t1")
+    sampler = NegativeSampler(replay, np.random.default_rng(0))
+    draws = [sampler.mixed(newcomer, 16) for _ in range(1500)]
+    drawn = np.bincount(np.concatenate([draw.slots_K[1:] for draw in draws]), minlength=201) / len(draws)
+    stated = {
+        slot: rate for draw in draws for slot, rate in zip(draw.slots_K.tolist(), draw.rates_K.tolist(), strict=True)
+    }
+    hard = set(TitleIndex(replay.table).matches("nig").tolist())
+    for group in (hard, set(stated) - hard):
+        slots = sorted(group - {replay.table.slot("t1")})
+        assert sum(drawn[slot] for slot in slots) == pytest.approx(sum(stated[slot] for slot in slots), rel=0.1)
+
+
+def test_search_negatives_match_what_was_typed() -> None:
+    log = make_log(titles=200)
+    replay = Replay(log)
+    matches = TitleIndex(replay.table).matches("nig").tolist()
+    assert matches
+    assert all(any(word.startswith("nig") for word in replay.table.titles[slot].split()) for slot in matches)
+    label = replace(log.labels[0], task="search", query="nig", item_id="t1")
+    drawn = NegativeSampler(replay, np.random.default_rng(0)).mixed(label, 40).slots_K.tolist()
+    assert len(set(drawn) & set(matches)) >= 5
+
+
+def test_examples_hold_one_label_and_pad_with_the_null_title() -> None:
+    examples = _train_examples(make_log(users=20, titles=24, labels_per_user=5))
+    assert len(examples) > 0
+    assert not examples.labels_BK[:, 1:].any()
+    assert 0 < examples.labels_BK[:, 0].mean() < 1
+    padded = examples.slots_BK == 0
+    assert padded.any()
+    assert not examples.pairs_BKF[padded].any()
+
+
+def test_the_split_is_by_time_and_in_the_stated_shares() -> None:
+    log = make_log()
+    split = split_by_time(log)
+    times = np.array([label.ts_ms for label in log.labels])
+    assert (times < split.train_end_ms).mean() == pytest.approx(0.8, abs=0.01)
+    assert (times < split.middle_end_ms).mean() == pytest.approx(0.9, abs=0.01)
+    assert split.warm_up_end_ms < split.train_end_ms < split.middle_end_ms

@@ -1,0 +1,86 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infra.errors import BadInput
+from model.artifact import load_artifact
+from model.progress import Silent
+from model.ranking_metrics import auc
+from model.replay import Replay
+from model.replay_dataset import Examples, build_examples, split_by_time
+from model.train import Catalogue, TrainConfig, TrainReport, fit, rank_examples, standardise, train_on_log
+from model.unicorn import Unicorn
+from streams.labels import Log
+from tests.model.conftest import SIZES, SMALL
+
+QUICK = replace(SMALL, epochs=1, train_labels=200)
+
+
+def _fitted_auc(log: Log, shuffle: bool) -> float:
+    rng = np.random.default_rng(0)
+    replay = Replay(log)
+    everything = {"train": 1.0, "middle": 1.0, "calibration": 0.0}
+    parts = build_examples(replay, split_by_time(log), everything, (16, 16), rng, Silent())[:2]
+    train, middle = (_shuffled(part, rng) if shuffle else part for part in parts)
+    torch.manual_seed(0)
+    model = Unicorn(SIZES, len(replay.table))
+    standardise(model, train)
+    catalogue = Catalogue.of(replay.table)
+    fit(model, catalogue, train, middle, replace(SMALL, epochs=3), float("inf"), Silent())
+    logits_BK = rank_examples(model, catalogue, middle).logits.numpy() - np.log(middle.rates_BK)
+    real = middle.slots_BK > 0
+    return auc(logits_BK[real].astype(float), middle.labels_BK[real].astype(float))
+
+
+def _shuffled(examples: Examples, rng: np.random.Generator) -> Examples:
+    """The same examples, but chance says which candidate is the one; the rates are set alike, so that they tell nothing."""
+    rows = np.arange(len(examples))
+    chosen = rng.integers(0, (examples.slots_BK > 0).sum(axis=1))
+    labels_BK = np.zeros_like(examples.labels_BK)
+    labels_BK[rows, chosen] = examples.labels_BK[:, 0]
+    return replace(examples, labels_BK=labels_BK, rates_BK=np.ones_like(examples.rates_BK))
+
+
+def test_a_taste_in_the_log_is_learned(small_log: Log) -> None:
+    assert _fitted_auc(small_log, shuffle=False) > 0.65
+
+
+def test_shuffled_labels_teach_nothing(small_log: Log) -> None:
+    assert _fitted_auc(small_log, shuffle=True) == pytest.approx(0.5, abs=0.1)
+
+
+def test_training_lowers_the_loss_and_reports_where_the_time_went(trained: tuple[Path, TrainReport]) -> None:
+    report = trained[1]
+    assert report.train_losses[-1] < report.train_losses[0]
+    assert len(report.train_losses) == len(report.middle_losses) == report.card.training["epochs"]
+    assert report.data_s > 0
+    assert report.fit_s > 0
+
+
+def test_the_same_seed_gives_the_same_model_whatever_comes_after_the_middle_part(
+    small_log: Log, tmp_path: Path
+) -> None:
+    end_ms = split_by_time(small_log).middle_end_ms
+    turned = [
+        replace(label, positive=not label.positive) if label.ts_ms >= end_ms else label for label in small_log.labels
+    ]
+    one, other, third = (
+        train_on_log(Log(small_log.items, labels), tmp_path / "artifact", config=replace(QUICK, seed=seed)).card
+        for labels, seed in ((small_log.labels, 0), (turned, 0), (small_log.labels, 1))
+    )
+    assert one.version == other.version
+    assert one.version != third.version
+
+
+def test_time_that_is_up_ends_training_after_one_epoch(small_log: Log, tmp_path: Path) -> None:
+    assert train_on_log(small_log, tmp_path / "artifact", config=QUICK, budget_s=0.0).card.training["epochs"] == 1
+    assert load_artifact(tmp_path / "artifact").card.vocabulary
+
+
+def test_a_log_that_is_too_short_is_refused(small_log: Log, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="needs at least"):
+        train_on_log(Log(small_log.items, small_log.labels[:50]), tmp_path / "artifact", config=TrainConfig())
+    assert not (tmp_path / "artifact").exists()
