@@ -10,14 +10,12 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.spec import ViewSpec
 from infra.errors import SettingsError
 from infra.settings import Settings
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-EVENT_TIMESTAMP_COLUMN = "event_timestamp"
 _TEMPLATE = Path(__file__).with_name("feature_store.yaml")
 _DEFINITIONS = '"""What `feast apply` finds here."""\n\nfrom features.feast_repo.definitions import *  # noqa: F403\n'
 
@@ -25,14 +23,6 @@ _DEFINITIONS = '"""What `feast apply` finds here."""\n\nfrom features.feast_repo
 def feast_folder(settings: Settings) -> Path:
     """The folder of the Feast repository that belongs to the running store."""
     return settings.state_dir.absolute() / "feast"
-
-
-def source_file(view: ViewSpec) -> Path:
-    """The Parquet of a view's past rows, below the Feast repository's folder.
-
-    Its columns: the view's join key, its features and EVENT_TIMESTAMP_COLUMN.
-    """
-    return Path("offline") / f"{view.name}.parquet"
 
 
 def write_feast_repo(settings: Settings) -> Path:

@@ -10,7 +10,7 @@ from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.types import Array, Bytes, Float64, Int64, String
 
-from features.feast_repo.apply import EVENT_TIMESTAMP_COLUMN, source_file
+from features.feast_repo.offline import EVENT_TIMESTAMP_COLUMN, source_file
 from features.registry import VIEWS
 from features.spec import DType, ViewSpec
 

@@ -37,14 +37,8 @@ from hypothesis import strategies as st
 from features.decay import DAY_MS
 from features.delta import Delta, Signal
 from features.engagement import Coordinate, Engagement, Kind, Thumb
-from features.feast_repo.apply import (
-    EVENT_TIMESTAMP_COLUMN,
-    apply_feast,
-    feast_folder,
-    open_feast,
-    source_file,
-    write_feast_repo,
-)
+from features.feast_repo.apply import apply_feast, feast_folder, open_feast, write_feast_repo
+from features.feast_repo.offline import EVENT_TIMESTAMP_COLUMN, source_file
 from features.item import VIEW as ITEM_VIEW
 from features.item import ItemState
 from features.online_store import FencedStore, Row, read_states

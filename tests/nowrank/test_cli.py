@@ -1,0 +1,70 @@
+"""The front door: every command explains itself, and each role loads only what it needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import nowrank
+from nowrank.cli import COMMANDS, build_parser, main
+
+LOADED = "import sys; print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_parser(command).parse_args([command, "--help"])
+    assert ended.value.code == 0
+    assert f"nowrank {command}" in capsys.readouterr().out.split("\n\n", 1)[1]
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["levitate"])
+    assert ended.value.code == 2
+    assert "rank" in capsys.readouterr().err
+
+
+def test_a_command_that_fails_says_why_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("NOWRANK_KAFKA", raising=False)
+    assert main(["topics", "list"]) == 1
+    assert capsys.readouterr().err.startswith("nowrank: no broker is set")
+
+
+def loaded_by(statement: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", f"{statement}; {LOADED}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_a_producer_loads_kafka_python_and_msgspec_and_nothing_heavy() -> None:
+    loaded = loaded_by("from nowrank import Producer")
+    assert {"kafka", "msgspec"} <= loaded
+    assert not loaded & {
+        "numpy",
+        "torch",
+        "faust",
+        "aiokafka",
+        "feast",
+        "redis",
+        "prometheus_client",
+        "onnxruntime",
+        "httpx",
+    }
+
+
+def test_a_scorer_loads_neither_torch_nor_faust_nor_feast() -> None:
+    loaded = loaded_by("import serving.api, serving.process")
+    assert not loaded & {"torch", "faust", "feast", "onnx", "pandas"}
+
+
+def test_a_worker_loads_neither_torch_nor_feast() -> None:
+    assert not loaded_by("import streams.app") & {"torch", "feast", "onnxruntime", "pandas"}
+
+
+def test_the_front_door_names_what_it_does_not_have() -> None:
+    with pytest.raises(AttributeError, match="Broducer"):
+        nowrank.Broducer  # noqa: B018
