@@ -169,9 +169,11 @@ def request_feed(inputs: RequestInputs, vectors_VD: Floats) -> dict[str, NDArray
 
 
 def _without(inputs: RequestInputs, pairs_NF: Floats, side: Side) -> tuple[RequestInputs, Floats]:
-    slots = inputs.history_slots_T if side == "long" else inputs.session_slots_L
-    blank = {"history_slots_T" if side == "long" else "session_slots_L": np.zeros_like(slots)}
-    return inputs._replace(**blank), np.where(_SIDE_COLUMNS[side], np.float32(0.0), pairs_NF)
+    if side == "long":
+        inputs = inputs._replace(history_slots_T=np.zeros_like(inputs.history_slots_T))
+    else:
+        inputs = inputs._replace(session_slots_L=np.zeros_like(inputs.session_slots_L))
+    return inputs, np.where(_SIDE_COLUMNS[side], np.float32(0.0), pairs_NF)
 
 
 def save_artifact(
@@ -213,13 +215,15 @@ def load_artifact(path: Path) -> Artifact:
     expected = schema_hash(COLUMN_NAMES)
     if card.schema_hash != expected:
         raise SchemaMismatch(
-            f"the artifact in {path} was trained for feature schema {card.schema_hash}, this code has {expected}; train again: nowrank train"
+            f"the artifact in {path} was trained for feature schema {card.schema_hash}, this code has {expected}; "
+            "train again: nowrank train"
         )
     for name in FILES:
         found = _sha256(path / name) if (path / name).is_file() else "no file"
         if found != card.files.get(name):
             raise ArtifactInvalid(
-                f"{path / name}: SHA-256 is {found}, card.json says {card.files.get(name)}; copy the artifact again or train: nowrank train"
+                f"{path / name}: SHA-256 is {found}, card.json says {card.files.get(name)}; "
+                "copy the artifact again or train: nowrank train"
             )
     try:
         return Artifact(path, card)

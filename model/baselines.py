@@ -97,23 +97,23 @@ def prefix_popularity(moment: Moment) -> Floats:
     """Titles with a word that begins with the query before all others, each group by popularity."""
     exact, _, word_prefix, _ = lexical_columns(moment.replay.table, moment.slots, moment.context.query)
     plays = popularity(moment)
-    return (exact + word_prefix) * (1.0 + plays.max(initial=0.0)) + plays
+    return np.asarray((exact + word_prefix) * (1.0 + plays.max(initial=0.0)) + plays, np.float64)
 
 
-def _neighbours(moment: Moment, titles: list[int], weights: Floats) -> Floats:
+def _neighbours(moment: Moment, titles: list[int], weights: NDArray[np.floating]) -> Floats:
     sources = Sources(np.array(titles, np.int64), weights.astype(np.float32))
-    return moment.replay.co_plays.scores(sources, moment.slots) + TIE_BREAK * popularity(moment)
+    return moment.replay.co_plays.scores(sources, moment.slots).astype(np.float64) + TIE_BREAK * popularity(moment)
 
 
 Baseline = Callable[[Moment], Floats]
+_EVERYWHERE: dict[str, Baseline] = {
+    "popularity": popularity,
+    "recent_popularity": recent_popularity,
+    "item_knn_last5": item_knn_last5,
+    "item_knn": item_knn,
+}
 BASELINES: dict[str, dict[str, Baseline]] = {
-    "pre_query": {"popularity": popularity, "recent_popularity": recent_popularity, "item_knn_last5": item_knn_last5, "item_knn": item_knn},
-    "more_like_this": {
-        "popularity": popularity, "recent_popularity": recent_popularity, "item_knn_last5": item_knn_last5, "item_knn": item_knn,
-        "source_knn": source_knn,
-    },
-    "search": {
-        "popularity": popularity, "recent_popularity": recent_popularity, "item_knn_last5": item_knn_last5, "item_knn": item_knn,
-        "prefix_popularity": prefix_popularity,
-    },
-}  # fmt: skip
+    "pre_query": _EVERYWHERE,
+    "more_like_this": {**_EVERYWHERE, "source_knn": source_knn},
+    "search": {**_EVERYWHERE, "prefix_popularity": prefix_popularity},
+}

@@ -34,7 +34,8 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the artifact's card without its vocabulary, and the losses, as JSON"
     )
-    parser.epilog = """the log is cut by time: 80 % trains (its first fifth only warms the state up), 10 % decides when to stop, 10 % is left for `evaluate`
+    parser.epilog = """the log is cut by time:
+  80 % trains (the first quarter of it only warms the state up), 10 % decides when to stop, 10 % is left for `evaluate`
 
 examples:
   nowrank data get movielens-100k && nowrank train
@@ -43,8 +44,9 @@ examples:
 
 def train(args: argparse.Namespace) -> int:
     """Train UniCoRn on a log and write the artifact."""
+    from model.config import TrainConfig
     from model.progress import shown_progress
-    from model.train import TrainConfig, train_on_log
+    from model.train import train_on_log
 
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
@@ -63,9 +65,8 @@ def train(args: argparse.Namespace) -> int:
     else:
         labels, epochs = card.training["labels"], card.training["epochs"]
         print(f"model {card.version} in {out_dir}: {labels:,} labels ({DERIVED}), {epochs} epochs")
-        print(
-            f"data set {report.data_s:.0f} s, training {report.fit_s:.0f} s, loss of the middle part {min(report.middle_losses):.4f}"
-        )
+        loss = min(report.middle_losses)
+        print(f"data set {report.data_s:.0f} s, training {report.fit_s:.0f} s, loss of the middle part {loss:.4f}")
     return 0
 
 
@@ -85,7 +86,8 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="the result as JSON, to FILE or to standard output"
     )
-    parser.epilog = """every label of the log's last tenth is scored from the state strictly before it, all titles not yet engaged are ranked
+    parser.epilog = """every positive label of the log's last tenth is scored from the state strictly before it;
+all titles that its user has not engaged yet are ranked
 
 examples:
   nowrank evaluate

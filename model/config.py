@@ -27,7 +27,9 @@ class UnicornConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How it is trained. The `..._labels` are about how many examples are taken, at random, from each part of the log."""
+    """How it is trained. The `..._labels` are about how many examples are taken, at random, from each part of the
+    log.
+    """
 
     model: UnicornConfig = field(default_factory=UnicornConfig)
     train_labels: int = 30_000

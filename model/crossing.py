@@ -1,6 +1,7 @@
 """Feature crossing: DCN v2's low-rank cross layers.
 
-Enters: the joined input of one candidate. Leaves: a vector of the same size with products of its parts. Called by `unicorn.py`.
+Enters: the joined input of one candidate. Leaves: a vector of the same size with products of its parts. Called by
+`unicorn.py`.
 
 legend: ... leading axes (requests, candidates), D width of the input, R rank
 """
@@ -21,7 +22,8 @@ class CrossLayer(nn.Module):
 
     def forward(self, x0_D: Tensor, x_D: Tensor) -> Tensor:
         """One crossing; begins near the identity."""
-        return x0_D * self.up(self.down(x_D)) + x_D
+        crossed_D: Tensor = x0_D * self.up(self.down(x_D)) + x_D
+        return crossed_D
 
 
 class ResidualBlock(nn.Module):
@@ -36,4 +38,5 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h_H: Tensor) -> Tensor:
         """One block of the deep tower."""
-        return h_H + self.outer(self.dropout(torch.relu(self.inner(self.norm(h_H)))))
+        deeper_H: Tensor = h_H + self.outer(self.dropout(torch.relu(self.inner(self.norm(h_H)))))
+        return deeper_H

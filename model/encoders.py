@@ -1,7 +1,8 @@
 """Encoders: a member's past and present as one vector each.
 
-Enters: item vectors of the history (with weights) and of the session (with kinds and gaps), padded, with masks. Leaves: u_L and u_S. Called by
-`unicorn.py`. Both are pooled by attention whose query is learned, so that what is padded weighs exactly nothing.
+Enters: item vectors of the history (with weights) and of the session (with kinds and gaps), padded, with masks. Leaves:
+u_L and u_S. Called by `unicorn.py`. Both are pooled by attention whose query is learned, so that what is padded weighs
+exactly nothing.
 
 legend: B requests, T titles of the history, L events of the session, S either of them, D = 64, A heads
 """
@@ -30,7 +31,9 @@ class AttentionPool(nn.Module):
         weights_BSA = torch.softmax(logits_BSA, dim=1) * mask_BS[..., None]
         values_BSAV = self.value(x_BSI).unflatten(-1, (self.heads, -1))
         pooled_BD = (weights_BSA[..., None] * values_BSAV).sum(dim=1).flatten(1)
-        return self.out(pooled_BD) * mask_BS.amax(dim=1, keepdim=True)
+        any_B1 = mask_BS.amax(dim=1, keepdim=True)
+        out_BD: Tensor = self.out(pooled_BD) * any_B1
+        return out_BD
 
 
 class HistoryEncoder(nn.Module):
@@ -42,7 +45,8 @@ class HistoryEncoder(nn.Module):
 
     def forward(self, vectors_BTD: Tensor, weights_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """(B, D); zeros without history."""
-        return self.pool(torch.cat([vectors_BTD, weights_BT[..., None]], dim=-1), mask_BT)
+        u_BD: Tensor = self.pool(torch.cat([vectors_BTD, weights_BT[..., None]], dim=-1), mask_BT)
+        return u_BD
 
 
 class SessionEncoder(nn.Module):
@@ -58,4 +62,5 @@ class SessionEncoder(nn.Module):
         """(B, D); zeros without a session."""
         places_BL = (mask_BL.sum(dim=1, keepdim=True) - mask_BL.cumsum(dim=1)).long()
         x_BLI = torch.cat([vectors_BLD, self.kind(kinds_BL), self.place(places_BL), gaps_BL[..., None] / 10], dim=-1)
-        return self.pool(x_BLI, mask_BL)
+        u_BD: Tensor = self.pool(x_BLI, mask_BL)
+        return u_BD

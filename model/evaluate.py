@@ -1,11 +1,12 @@
 """Evaluation: an artifact against the baselines on the last part of a log.
 
-Enters: a log and an artifact. Leaves: NDCG@10, HR@10 and MRR by task and model, with paired intervals, as plain data. Called by `nowrank
-evaluate` and the demo.
+Enters: a log and an artifact. Leaves: NDCG@10, HR@10 and MRR by task and model, with paired intervals, as plain data.
+Called by `nowrank evaluate` and the demo.
 
-Each positive label after the artifact's middle part is scored once, from the state strictly before it, through the ONNX graphs that serve: all titles
-of the catalogue that its user has not engaged yet are ranked, by every model the same ones. A label whose title the user had engaged before, or that is
-not in the catalogue, has no rank; how many there were is counted. `max_labels` draws that many labels per task at random, by seed.
+Each positive label after the artifact's middle part is scored once, from the state strictly before it, through the ONNX
+graphs that serve: all titles of the catalogue that its user has not engaged yet are ranked, by every model the same
+ones. A label whose title the user had engaged before, or that is not in the catalogue, has no rank; how many there were
+is counted. `max_labels` draws that many labels per task at random, by seed.
 """
 
 from collections import Counter, defaultdict
@@ -42,7 +43,9 @@ def evaluate_artifact(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The result by task (see `task_result`) with what it was measured on; raises `BadInput` when the log has no label to test on."""
+    """The result by task (see `task_result`) with what it was measured on; raises `BadInput` when the log has no label
+    to test on.
+    """
     progress = progress or Silent()
     begin_s = clock.monotonic_s()
     artifact = load_artifact(artifact_dir)
@@ -81,13 +84,16 @@ def evaluate_artifact(
 
 
 def test_begin_ms(artifact: Artifact, log: Log) -> int:
-    """Where the artifact's middle part ends, in the log's time; raises `BadInput` when the artifact was trained on another log."""
+    """Where the artifact's middle part ends, in the log's time; raises `BadInput` when the artifact was trained on
+    another log.
+    """
     training = artifact.card.training
     begin_ms = int(training["middle_end_ms"]) - int(training["shift_ms"]) + log.shift_ms
     if not log.labels or not log.labels[0].ts_ms < begin_ms <= log.labels[-1].ts_ms:
         raise BadInput(
             "other_log",
-            f"the artifact was trained on a log up to {begin_ms}; this log does not go from before to after that: train on it first",
+            f"the artifact was trained on a log up to {begin_ms}; this log does not go from before to after that: "
+            "train on it first",
         )
     return begin_ms
 
@@ -107,7 +113,9 @@ def choose_labels(labels: list[Label], max_labels: int | None, rng: np.random.Ge
 def rank_labels(
     log: Log, artifact: Artifact, chosen: set[int], progress: Progress
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, list[str]], int]:
-    """The rank of each chosen label's title, by task and model, the label's user by task, and how many labels had no rank."""
+    """The rank of each chosen label's title, by task and model, the label's user by task, and how many labels had no
+    rank.
+    """
     replay = Replay(log)
     recent = RecentPlays(log, replay)
     encoded = artifact.encode_items(replay.table)
@@ -143,7 +151,9 @@ def model_scores(artifact: Artifact, encoded: ItemVectors, moment: Moment) -> ND
 def task_result(
     ranks: dict[str, Floats], users: NDArray[np.int64], resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Each model's means, the best baseline by NDCG@10, and the interval of UniCoRn's NDCG@10 minus each baseline's, paired by label."""
+    """Each model's means, the best baseline by NDCG@10, and the interval of UniCoRn's NDCG@10 minus each baseline's,
+    paired by label.
+    """
     result: dict[str, Any] = {model: summarise(of_model) for model, of_model in ranks.items()}
     baselines = [model for model in ranks if model != MODEL]
     gains = ndcg(ranks[MODEL])

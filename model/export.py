@@ -1,9 +1,9 @@
 """Export: the trained network as two ONNX graphs.
 
-Enters: a `Unicorn`. Leaves: `items.onnx` and `rank.onnx` in a folder. Called by training; the artifact reads what is written here.
+Enters: a `Unicorn`. Leaves: `items.onnx` and `rank.onnx` in a folder. Called by training; the artifact reads what is
+written here.
 """
 
-import io
 import logging
 import warnings
 from pathlib import Path
@@ -13,63 +13,53 @@ import torch
 from torch import Tensor, nn
 
 from features.item_table import ITEM_GENRES, TITLE_TOKENS
-from features.model_inputs import HISTORY_TITLES, QUERY_TOKENS, SESSION_EVENTS, RequestInputs
-from features.vector import COLUMN_NAMES
+from features.model_inputs import QUERY_TOKENS, SESSION_EVENTS, RequestInputs
+from features.vector import COLUMN_NAMES, HISTORY_TITLES
 from model.artifact import ITEMS_GRAPH, RANK_GRAPH, request_feed
 from model.unicorn import Candidates, RankGraph, Request, Unicorn
 
 OPSET = 18
+EXAMPLE = 3
 
 
 def write_graphs(model: Unicorn, folder: Path) -> None:
     """Write both graphs; V and N are dynamic, the batch axis of the request is 1."""
     model.eval()
-    items = (
-        torch.zeros(3, dtype=torch.int64), torch.zeros((3, TITLE_TOKENS), dtype=torch.int64), torch.zeros((3, ITEM_GENRES), dtype=torch.int64)
-    )  # fmt: skip
-    _export(
-        model.items,
-        items,
-        folder / ITEMS_GRAPH,
-        ["index", "title_tokens", "genre_tokens"],
-        ["vectors", "bias"],
-        {"V": _all_inputs(3)},
-    )
+    items = {
+        "index": torch.zeros(EXAMPLE, dtype=torch.int64),
+        "title_tokens": torch.zeros((EXAMPLE, TITLE_TOKENS), dtype=torch.int64),
+        "genre_tokens": torch.zeros((EXAMPLE, ITEM_GENRES), dtype=torch.int64),
+    }
+    _export(model.items, items, ("vectors", "bias"), (*items, "vectors", "bias"), folder / ITEMS_GRAPH)
     request = _blank_request(model)
     width = request["source_vector"].shape[1]
-    candidates = (torch.zeros((3, width)), torch.zeros(3), torch.zeros((3, len(COLUMN_NAMES))))
-    inputs = tuple(request[name] for name in Request._fields) + candidates
-    _export(
-        RankGraph(model), inputs, folder / RANK_GRAPH, [*Request._fields, *Candidates._fields], ["logits", "gate", "long", "short"],
-        {"N": range(len(Request._fields), len(inputs))},
-    )  # fmt: skip
+    candidates = {
+        "candidate_vectors": torch.zeros((EXAMPLE, width)),
+        "candidate_bias": torch.zeros(EXAMPLE),
+        "pairs": torch.zeros((EXAMPLE, len(COLUMN_NAMES))),
+    }
+    ordered = {name: (request | candidates)[name] for name in (*Request._fields, *Candidates._fields)}
+    dynamic = (*Candidates._fields, "logits", "long", "short")
+    _export(RankGraph(model), ordered, ("logits", "gate", "long", "short"), dynamic, folder / RANK_GRAPH)
 
 
 def _export(
-    module: nn.Module,
-    inputs: tuple[Tensor, ...],
-    path: Path,
-    input_names: list[str],
-    output_names: list[str],
-    dynamic: dict[str, range],
+    module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], dynamic: tuple[str, ...], path: Path
 ) -> None:
-    axes = {input_names[index]: {0: axis} for axis, indices in dynamic.items() for index in indices}
-    axes |= {name: {0: axis} for axis in dynamic for name in output_names if name != "gate"}
-    buffer = io.BytesIO()
+    """Write one graph; the first axis of the tensors in `dynamic` may have any length."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            inputs,
-            buffer,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_axes=axes,
+            tuple(inputs.values()),
+            str(path),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "count"} for name in dynamic},
             opset_version=OPSET,
             dynamo=False,
         )
-    path.write_bytes(buffer.getvalue())
 
 
 def _blank_request(model: Unicorn) -> dict[str, Tensor]:
@@ -82,7 +72,3 @@ def _blank_request(model: Unicorn) -> dict[str, Tensor]:
     return {
         name: torch.from_numpy(array) for name, array in request_feed(blank, np.zeros((1, width), np.float32)).items()
     }
-
-
-def _all_inputs(count: int) -> range:
-    return range(count)

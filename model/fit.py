@@ -1,6 +1,7 @@
 """Fitting: the network learns from examples.
 
-Enters: `Examples` of the training and the middle part. Leaves: a fitted `Unicorn`, its losses, its calibration. Called by `train.py`.
+Enters: `Examples` of the training and the middle part. Leaves: a fitted `Unicorn`, its losses, its calibration. Called
+by `train.py`.
 """
 
 import copy

@@ -1,6 +1,7 @@
 """The gate: how much of the moment and how much of the member's past a request is answered with.
 
-Enters: the long-term and the short-term vector, and which of them exist. Leaves: g in [0, 1] and the blended user vector. Called by `unicorn.py`.
+Enters: the long-term and the short-term vector, and which of them exist. Leaves: g in [0, 1] and the blended user
+vector. Called by `unicorn.py`.
 
 legend: B requests, D = 64, C size of the task embedding
 """
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 
 class Gate(nn.Module):
-    """g = sigmoid(MLP[LN u_L, LN u_S, task, lengths]); no session: g = 0; no history: g = 1; neither: a learned anonymous vector."""
+    """g = sigmoid(MLP[LN u_L, LN u_S, task, lengths]); no session: g = 0; no history: g = 1; neither: a learned
+    anonymous vector.
+    """
 
     def __init__(self, width: int, task_width: int, hidden: int = 32) -> None:
         super().__init__()
@@ -22,7 +25,9 @@ class Gate(nn.Module):
     def forward(
         self, long_BD: Tensor, short_BD: Tensor, task_BC: Tensor, long_length_B1: Tensor, short_length_B1: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """g (B, 1), the blended vector, and its two addends (1-g) LN(u_L) and g LN(u_S), all (B, D); lengths are counts of what was there."""
+        """g (B, 1), the blended vector, and its two addends (1-g) LN(u_L) and g LN(u_S), all (B, D); lengths are counts
+        of what was there.
+        """
         has_long_B1, has_short_B1 = (long_length_B1 > 0).float(), (short_length_B1 > 0).float()
         long_BD = self.norm_long(long_BD) * has_long_B1
         short_BD = self.norm_short(short_BD) * has_short_B1

@@ -1,11 +1,12 @@
 """Negatives: titles that a user could have been shown and did not engage.
 
-Enters: a replay at a label. Leaves: slots of titles that the user has not engaged before and that are not the label's own. Called by the data
-set builder, and the title index also by the prefix baseline.
+Enters: a replay at a label. Leaves: slots of titles that the user has not engaged before and that are not the label's
+own. Called by the data set builder, and the title index also by the prefix baseline.
 
-Half are uniform over the catalogue, a quarter by popularity^0.5, a quarter hard: what a retriever would bring up, which is titles that match the
-query in a search and neighbours of the newest titles otherwise. Each comes with the rate at which its title was drawn: a title that is drawn often
-as a negative would look worse than it is, so training takes log(rate) off its logit (`train.py`), and the network learns true odds over the catalogue.
+Half are uniform over the catalogue, a quarter by popularity^0.5, a quarter hard: what a retriever would bring up, which
+is titles that match the query in a search and neighbours of the newest titles otherwise. Each comes with the rate at
+which its title was drawn: a title that is drawn often as a negative would look worse than it is, so training takes
+log(rate) off its logit (`train.py`), and the network learns true odds over the catalogue.
 """
 
 from typing import NamedTuple
@@ -49,14 +50,18 @@ class TitleIndex:
 
 
 class Drawn(NamedTuple):
-    """A label's title first, then different negatives, and how often one draw of the same kind brings each of them up as a negative."""
+    """A label's title first, then different negatives, and how often one draw of the same kind brings each of them up
+    as a negative.
+    """
 
     slots_K: Ints
     rates_K: NDArray[np.float32]
 
 
 class NegativeSampler:
-    """Draws negatives; the popularity that it draws by is at most REFRESH_LABELS labels old, and never newer than the label."""
+    """Draws negatives; the popularity that it draws by is at most REFRESH_LABELS labels old, and never newer than the
+    label.
+    """
 
     def __init__(self, replay: Replay, rng: np.random.Generator) -> None:
         self._replay = replay
@@ -87,7 +92,7 @@ class NegativeSampler:
         return Drawn(slots_K, np.full(len(slots_K), count / len(self._catalogue), np.float32))
 
     def _allowed(self, label: Label, drawn: list[Ints], count: int) -> Ints:
-        forbidden = self._replay.engaged.get(label.user_id, frozenset())
+        forbidden: set[int] = self._replay.engaged.get(label.user_id, set())
         own = self._replay.table.slot(label.item_id)
         different = dict.fromkeys(np.concatenate(drawn).tolist())
         return np.array([own, *[slot for slot in different if slot != own and slot not in forbidden][:count]], np.int64)

@@ -1,12 +1,14 @@
 """Neighbours: which titles are played after which, as item-to-item scores.
 
-Enters: plays, one by one, each with the titles that its user played just before. Leaves: scores of candidates for a set of source titles, and a
-sparse table for the artifact. Called by the replay (which counts), the artifact (which reads the table) and the item-kNN baseline.
+Enters: plays, one by one, each with the titles that its user played just before. Leaves: scores of candidates for a set
+of source titles, and a sparse table for the artifact. Called by the replay (which counts), the artifact (which reads
+the table) and the item-kNN baseline.
 
-Two titles are neighbours when one is among the last WINDOW titles of a user who plays the other. The score of candidate j for sources i with
-weights a_i is sum_i a_i * c_ij / sqrt((n_i + SHRINKAGE) * (n_j + SHRINKAGE)): a shrunk cosine of the counts c with the numbers of plays n. As a column
-of the vector it is log1p(CONTRAST * score), because most scores are tiny and a few are large.
-Titles are numbered by slot of the item table, which in the artifact is the index in its vocabulary; 0 is no title and has no neighbours.
+Two titles are neighbours when one is among the last WINDOW titles of a user who plays the other. The score of candidate
+j for sources i with weights a_i is sum_i a_i * c_ij / sqrt((n_i + SHRINKAGE) * (n_j + SHRINKAGE)): a shrunk cosine of
+the counts c with the numbers of plays n. As a column of the vector it is log1p(CONTRAST * score), because most scores
+are tiny and a few are large. Titles are numbered by slot of the item table, which in the artifact is the index in its
+vocabulary; 0 is no title and has no neighbours.
 """
 
 from collections.abc import Iterable
@@ -21,7 +23,8 @@ from features.vector import Context, Similarities
 
 WINDOW = 5
 SHRINKAGE = 20.0
-# Tuned on the middle part of MovieLens-100k: the newest 10 titles, each weighing 0.8 of the next newer one, find more than the last 5 alike.
+# Tuned on the middle part of MovieLens-100k: the newest 10 titles, each weighing 0.8 of the next newer one, find more
+# than the last 5 alike.
 SESSION_TITLES, SESSION_FADE = 10, 0.8
 CONTRAST = 100.0
 
@@ -43,7 +46,9 @@ class Neighbours(Protocol):
 
 
 class CoPlays:
-    """Counts that grow play by play; a dense (V, V) matrix, so meant for catalogues of up to some ten thousand titles."""
+    """Counts that grow play by play; a dense (V, V) matrix, so meant for catalogues of up to some ten thousand
+    titles.
+    """
 
     def __init__(self, capacity: int = 1024) -> None:
         self.counts_VV = np.zeros((capacity, capacity), np.float32)
@@ -65,7 +70,8 @@ class CoPlays:
         weights_S = weights_S / np.sqrt(self.plays_V[slots_S] + SHRINKAGE)
         few = 4 * len(candidates_N) < len(self.plays_V)
         counts_SN = self.counts_VV[slots_S[:, None], candidates_N] if few else self.counts_VV[slots_S][:, candidates_N]
-        return (weights_S @ counts_SN / np.sqrt(self.plays_V[candidates_N] + SHRINKAGE)).astype(np.float32)
+        scores_N = weights_S @ counts_SN / np.sqrt(self.plays_V[candidates_N] + SHRINKAGE)
+        return np.asarray(scores_N, np.float32)
 
     def table(self, size: int) -> "NeighbourTable":
         """The counts of the first `size` slots as a sparse table."""
@@ -105,7 +111,7 @@ class NeighbourTable(NamedTuple):
             scores_V[self.columns[held]] += self.counts[held] * np.float32(
                 weight / np.sqrt(self.plays_V[slot] + SHRINKAGE)
             )
-        return scores_V[candidates_N] / np.sqrt(self.plays_V[candidates_N] + np.float32(SHRINKAGE))
+        return np.asarray(scores_V[candidates_N] / np.sqrt(self.plays_V[candidates_N] + SHRINKAGE), np.float32)
 
     def save(self, path: Path) -> None:
         """Write the table as compressed npz, without pickle."""
@@ -119,7 +125,9 @@ class NeighbourTable(NamedTuple):
 
 
 def context_sources(table: ItemTable, context: Context) -> tuple[Sources, Sources, Sources]:
-    """The titles whose neighbours matter: the context's source, the user's history by weight (sum 1), the newest titles of the session."""
+    """The titles whose neighbours matter: the context's source, the user's history by weight (sum 1), the newest titles
+    of the session.
+    """
     source = table.slot_by_id.get(context.source_item_id or "", 0)
     history = [
         (table.slot_by_id[item_id], weight)

@@ -1,12 +1,17 @@
 """Progress of long work, for a person who waits.
 
-Enters: how far each step is. Leaves: a bar on a terminal, a line per step elsewhere, or nothing. Called by training and evaluation.
+Enters: how far each step is. Leaves: a bar on a terminal, a line per step elsewhere, or nothing. Called by training and
+evaluation.
 """
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import rich.progress
 
 T = TypeVar("T")
 
@@ -49,45 +54,48 @@ class Lines:
         self._say(f"  {text}")
 
 
-class _Bars:
-    def __init__(self, bars) -> None:  # type: ignore[no-untyped-def]
-        self._bars, self._task = bars, None
+class Bars:
+    """A bar per step, drawn by `rich`."""
+
+    def __init__(self, drawn: "rich.progress.Progress") -> None:
+        self._drawn = drawn
+        self._task: rich.progress.TaskID | None = None
 
     def step(self, name: str, total: int) -> None:
-        self._finish()
-        self._task = self._bars.add_task(name, total=max(1, total), note="")
+        self.finish()
+        self._task = self._drawn.add_task(name, total=max(1, total), note="")
 
     def advance(self, count: int = 1) -> None:
-        self._bars.advance(self._task, count)
+        if self._task is not None:
+            self._drawn.advance(self._task, count)
 
     def note(self, text: str) -> None:
-        self._bars.update(self._task, note=text)
-
-    def _finish(self) -> None:
         if self._task is not None:
-            self._bars.update(self._task, completed=self._bars.tasks[self._task].total)
+            self._drawn.update(self._task, note=text)
+
+    def finish(self) -> None:
+        """Fill the bar of the step that is over."""
+        if self._task is not None:
+            self._drawn.update(self._task, completed=self._drawn.tasks[self._task].total)
 
 
 @contextmanager
 def shown_progress() -> Iterator[Progress]:
-    """Bars when standard error is a terminal, lines otherwise."""
-    if not sys.stderr.isatty():
+    """Bars when standard error is a terminal and `rich` is installed, lines otherwise."""
+    if not sys.stderr.isatty() or find_spec("rich") is None:
         yield Lines(lambda text: print(text, file=sys.stderr, flush=True))
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress as RichProgress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Drawn
 
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with RichProgress(*columns, console=Console(stderr=True)) as bars:
-        shown = _Bars(bars)
-        yield shown
-        shown._finish()
+    names, notes = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    with Drawn(
+        names, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), notes, console=Console(stderr=True)
+    ) as drawn:
+        bars = Bars(drawn)
+        yield bars
+        bars.finish()
 
 
 def advancing(progress: Progress, values: Iterable[T]) -> Iterator[T]:

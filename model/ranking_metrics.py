@@ -1,6 +1,7 @@
 """Ranking metrics: how high the one right title stands, and how sure we are of a difference.
 
-Enters: scores, or the rank of each label. Leaves: NDCG@10, HR@10, MRR and bootstrap intervals. Called by the evaluation and training.
+Enters: scores, or the rank of each label. Leaves: NDCG@10, HR@10, MRR and bootstrap intervals. Called by the evaluation
+and training.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,9 @@ class Interval(NamedTuple):
 
 
 def rank_of(scores_N: NDArray[np.floating], index: int) -> float:
-    """The rank, from 0, of one candidate among all; in the middle of those with the same score, so that ties are worth what chance would give."""
+    """The rank, from 0, of one candidate among all; in the middle of those with the same score, so that ties are worth
+    what chance would give.
+    """
     score = scores_N[index]
     return float(np.count_nonzero(scores_N > score)) + (np.count_nonzero(scores_N == score) - 1) / 2
 
@@ -48,7 +51,9 @@ def summarise(ranks: Floats) -> dict[str, float]:
 
 
 def paired_interval(difference: Floats, users: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> Interval:
-    """The interval of the mean difference, by a bootstrap that draws users with all their labels (labels of one user are not independent)."""
+    """The interval of the mean difference, by a bootstrap that draws users with all their labels (labels of one user
+    are not independent).
+    """
     _, inverse = np.unique(users, return_inverse=True)
     sums = np.bincount(inverse, weights=difference)
     counts = np.bincount(inverse).astype(np.float64)

@@ -1,10 +1,10 @@
 """The replay: a log folded in memory by exactly the folds of the stream.
 
-Enters: labels in time order. Leaves, at each label, the state as it stood before its time: contexts, item rows, counts. Called by the data set
-builder and the evaluation.
+Enters: labels in time order. Leaves, at each label, the state as it stood before its time: contexts, item rows, counts.
+Called by the data set builder and the evaluation.
 
-An event goes the way that it goes in production: wire event -> engagement (`streams.events.to_engagement`) -> `fold_user` -> deltas -> the folds
-of `features.rows.FOLDS`; only the broker and the store between them are left out.
+An event goes the way that it goes in production: wire event -> engagement (`streams.events.to_engagement`) ->
+`fold_user` -> deltas -> the folds of `features.rows.FOLDS`; only the broker and the store between them are left out.
 """
 
 from collections import Counter
@@ -26,7 +26,9 @@ PARTITION = 0
 
 
 class Replay:
-    """Everything that the online store would hold, and what the model counts besides. Slots of `table` number the catalogue first."""
+    """Everything that the online store would hold, and what the model counts besides. Slots of `table` number the
+    catalogue first.
+    """
 
     def __init__(self, log: Log) -> None:
         self.table = ItemTable(capacity=max(1024, 1 << len(log.items).bit_length()))
@@ -43,7 +45,9 @@ class Replay:
         self._next_label = 0
 
     def labels_until(self, end_ms: int) -> Iterator[Label]:
-        """Each label before `end_ms` that was not taken yet, when all events strictly before its time are folded and none at or after it."""
+        """Each label before `end_ms` that was not taken yet, when all events strictly before its time are folded and
+        none at or after it.
+        """
         while self._next_label < len(self._labels) and self._labels[self._next_label].ts_ms < end_ms:
             label = self._labels[self._next_label]
             self._next_label += 1

@@ -1,8 +1,10 @@
 """The data set: one example per label, from the state strictly before it.
 
-Enters: a log and a range of time. Leaves: `Examples`, arrays with the label's title first among its candidates. Called by training.
+Enters: a log and a range of time. Leaves: `Examples`, arrays with the label's title first among its candidates. Called
+by training.
 
-legend: B examples, K candidates (the label's title and its negatives), F columns of `features.vector`, L/T/Q as in `features.model_inputs`
+legend: B examples, K candidates (the label's title and its negatives), F columns of `features.vector`, L/T/Q as in
+`features.model_inputs`
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Examples in time order. `requests` holds the fields of `RequestInputs` by name, stacked; slot 0 among the candidates is padding.
+    """Examples in time order. `requests` holds the fields of `RequestInputs` by name, stacked; slot 0 among the
+    candidates is padding.
 
     `rates_BK` is how often each candidate is drawn as a negative.
     """
@@ -47,7 +50,9 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The log cut by time: warm-up and training before `train_end_ms`, the middle part before `middle_end_ms`, then the test part."""
+    """The log cut by time: warm-up and training before `train_end_ms`, the middle part before `middle_end_ms`, then the
+    test part.
+    """
 
     warm_up_end_ms: int
     train_end_ms: int
@@ -55,7 +60,9 @@ class Split:
 
 
 def split_by_time(log: Log, warm_up_share: float = 0.2, train_share: float = 0.8, middle_share: float = 0.1) -> Split:
-    """Cut at labels' times, so that no two parts share a millisecond; labels before `warm_up_share` only warm the state up."""
+    """Cut at labels' times, so that no two parts share a millisecond; labels before `warm_up_share` only warm the state
+    up.
+    """
     times = [label.ts_ms for label in log.labels]
 
     def at(share: float) -> int:
@@ -72,7 +79,8 @@ def build_examples(
     rng: np.random.Generator,
     progress: Progress,
 ) -> tuple[Examples, Examples, Examples]:
-    """Examples of the training part, of the middle part, and of the middle part with uniform negatives for calibration, in one replay.
+    """Examples of the training part, of the middle part, and of the middle part with uniform negatives for calibration,
+    in one replay.
 
     A label of a part is taken with its chance; `negatives` says how many a mixed and a uniform example get.
     """

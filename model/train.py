@@ -2,8 +2,9 @@
 
 Enters: a `Log`. Leaves: an artifact in a folder, and a `TrainReport`. Called by `nowrank train` and the demo.
 
-The log is cut by time: 80 % (its first fifth only warms the state up) trains the network, the next 10 % decides when
-to stop and calibrates, the last 10 % is never looked at. The artifact's co-play counts run to the end of the middle part.
+The log is cut by time: 80 % (the first quarter of it only warms the state up) trains the network, the next 10 %
+decides when to stop and calibrates, the last 10 % is never looked at. The artifact's co-play counts run to the end of
+the middle part.
 """
 
 from dataclasses import asdict, dataclass

@@ -1,13 +1,16 @@
 """UniCoRn: one contextual model for search, more-like-this and pre-query recommendation.
 
-Enters: requests (context, session, history), candidates (item vectors and biases) and their columns. Leaves: a logit per candidate, the gate and
-the additive long-term and short-term parts. Called by training and, as ONNX, by `artifact.py`.
+Enters: requests (context, session, history), candidates (item vectors and biases) and their columns. Leaves: a logit
+per candidate, the gate and the additive long-term and short-term parts. Called by training and, as ONNX, by
+`artifact.py`.
 
-After Bhattacharya, Ostuni, Lamkhede: Joint Modeling of Search and Recommendations Via an Unified Contextual Recommender (RecSys '24): one network
-over task, country, query and source entity, missing context imputed, residual connections, feature crossing, binary cross entropy.
+After Bhattacharya, Ostuni, Lamkhede: Joint Modeling of Search and Recommendations Via an Unified Contextual Recommender
+(RecSys '24): one network over task, country, query and source entity, missing context imputed, residual connections,
+feature crossing, binary cross entropy.
 
-legend: B requests, K candidates, V titles, D = 64 item vector, E text embedding, Q/L/T query tokens / session events / history titles,
-        F columns, R request part and P candidate part of the joined input, H deep tower
+legend: B requests, K candidates, V titles, D = 64 item vector, E text embedding,
+        Q/L/T query tokens / session events / history titles,
+        F columns, R request part and P candidate part of the joined input X, H deep tower
 """
 
 from typing import NamedTuple
@@ -79,7 +82,8 @@ class TextEncoder(nn.Module):
     def forward(self, tokens_BQ: Tensor) -> Tensor:
         """(B, E); zeros for an empty text."""
         count_B1 = (tokens_BQ > 0).float().sum(dim=1, keepdim=True)
-        return self.embedding(tokens_BQ).sum(dim=1) / count_B1.clamp(min=1.0)
+        sum_BE: Tensor = self.embedding(tokens_BQ).sum(dim=1)
+        return sum_BE / count_B1.clamp(min=1.0)
 
 
 class TargetEncoder(nn.Module):
@@ -102,7 +106,9 @@ class TargetEncoder(nn.Module):
 
 
 class Unicorn(nn.Module):
-    """The whole network; `column_mean` and `column_scale` standardise the columns (a column that never varied has scale 0: no weight)."""
+    """The whole network; `column_mean` and `column_scale` standardise the columns (a column that never varied has scale
+    0: no weight).
+    """
 
     column_mean: Tensor
     column_scale: Tensor
@@ -142,7 +148,8 @@ class Unicorn(nn.Module):
         g_B1, long_BD, short_BD = sides
 
         def dot(vector_BD: Tensor) -> Tensor:
-            return (e_BKD * vector_BD[:, None]).sum(dim=-1) / e_BKD.shape[-1] ** 0.5
+            product_BK: Tensor = (e_BKD * vector_BD[:, None]).sum(dim=-1) / e_BKD.shape[-1] ** 0.5
+            return product_BK
 
         long_BK, short_BK = dot(long_BD), dot(short_BD)
         dots_BK4 = torch.stack([long_BK, short_BK, dot(request.source_vector), dot(q_BD)], dim=-1)
@@ -156,7 +163,9 @@ class Unicorn(nn.Module):
         return Ranking(joint_BK + long_BK + short_BK + candidates.candidate_bias, g_B1.squeeze(1), long_BK, short_BK)
 
     def _encode(self, request: Request) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
-        """What does not depend on the candidates, once per request: the request part, u, (g, (1-g) u_L, g u_S) and the query."""
+        """What does not depend on the candidates, once per request: the request part, u, (g, (1-g) u_L, g u_S) and the
+        query.
+        """
         task_BC = self.task(request.task)
         long_length_B1 = request.history_mask.sum(dim=1, keepdim=True)
         short_length_B1 = request.session_mask.sum(dim=1, keepdim=True)
@@ -170,11 +179,18 @@ class Unicorn(nn.Module):
         lengths_B2 = torch.log1p(torch.cat([long_length_B1, short_length_B1], dim=1))
         request_BR = torch.cat(
             [
-                task_BC, self.country(request.country), self.daypart(request.daypart), request.query_flags, request.source_known,
-                lengths_B2, u_BD, q_BD, source_BD,
+                task_BC,
+                self.country(request.country),
+                self.daypart(request.daypart),
+                request.query_flags,
+                request.source_known,
+                lengths_B2,
+                u_BD,
+                q_BD,
+                source_BD,
             ],
             dim=1,
-        )  # fmt: skip
+        )
         return request_BR, u_BD, (g_B1, long_BD, short_BD), q_BD
 
 
@@ -186,7 +202,9 @@ class RankGraph(nn.Module):
         self.model = model
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The request's tensors with a batch axis of 1, then the candidates' without one -> logits (N,), gate (1,), long (N,), short (N,)."""
+        """The request's tensors with a batch axis of 1, then the candidates' without one -> logits (N,), gate (1,),
+        long (N,), short (N,).
+        """
         request, candidates = Request(*inputs[: len(Request._fields)]), inputs[len(Request._fields) :]
         ranking = self.model(request, Candidates(*(tensor[None] for tensor in candidates)))
         return ranking.logits[0], ranking.gate, ranking.long[0], ranking.short[0]

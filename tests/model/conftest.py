@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from model.train import TrainConfig, TrainReport, train_on_log
-from model.unicorn import UnicornConfig
+from model.config import TrainConfig, UnicornConfig
+from model.train import TrainReport, train_on_log
 from streams.labels import Log
 from tests.model.small_log import make_log
 
 SIZES = UnicornConfig(text=8, item_id=8, genre=8, deep=32, deep_blocks=1, cross_rank=8, cross_layers=1)
 SMALL = TrainConfig(
-    model=SIZES, train_labels=400, middle_labels=60, calibration_labels=40, calibration_negatives=40, batch=32, epochs=4, threads=1
-)  # fmt: skip
+    model=SIZES, train_labels=400, middle_labels=60, calibration_labels=40, calibration_negatives=40, batch=32,
+    epochs=4, threads=1 )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

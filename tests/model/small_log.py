@@ -5,6 +5,7 @@ Enters: a seed and sizes. Leaves: a `Log` like a source's, with clicks, plays an
 
 import random
 import uuid
+from typing import Any
 
 from features.catalogue import Item
 from streams.events import Click, Play, Thumb
@@ -40,22 +41,29 @@ def make_label(
 ) -> Label:
     """A label with its click, its play and its thumb."""
 
-    def common(kind: str, after_ms: int) -> dict[str, object]:
+    def common(kind: str, after_ms: int) -> dict[str, Any]:
         return {
-            "event_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{user_id}/{item_id}/{ts_ms}/{kind}")), "user_id": user_id, "item_id": item_id,
-            "event_ts_ms": ts_ms + after_ms, "task": task, "query": query, "source_item_id": source, "country": "US",
-        }  # fmt: skip
+            "event_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{user_id}/{item_id}/{ts_ms}/{kind}")),
+            "user_id": user_id,
+            "item_id": item_id,
+            "event_ts_ms": ts_ms + after_ms,
+            "task": task,
+            "query": query,
+            "source_item_id": source,
+            "country": "US",
+        }
 
+    watched_ms = DURATION_MS if positive else DURATION_MS // 5
     events = (
-        Click(**common("click", 0)),  # type: ignore[arg-type]
-        Play(**common("play", 1), watched_ms=DURATION_MS if positive else DURATION_MS // 5, duration_ms=DURATION_MS),  # type: ignore[arg-type]
-        Thumb(**common("thumb", 2), value="up" if positive else "down"),  # type: ignore[arg-type]
+        Click(**common("click", 0)),
+        Play(**common("play", 1), watched_ms=watched_ms, duration_ms=DURATION_MS),
+        Thumb(**common("thumb", 2), value="up" if positive else "down"),
     )
     return Label(user_id, item_id, positive, ts_ms, task, f"{user_id}-session", query, source, "US", events)
 
 
 def make_log(users: int = 40, titles: int = 120, labels_per_user: int = 15, seed: int = 0) -> Log:
-    """Members come one after the other and overlap; nine of ten titles that a member takes are of the member's genre."""
+    """Members come one after the other and overlap; most titles that a member takes are of the member's genre."""
     draw = random.Random(seed)
     items = make_items(titles)
     labels = []

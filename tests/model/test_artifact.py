@@ -151,7 +151,8 @@ def test_somebody_without_any_rows_is_scored(trained: Trained) -> None:
 
 def test_loading_an_artifact_imports_neither_torch_nor_onnx(trained: Trained) -> None:
     program = (
-        "import sys; from pathlib import Path; from model.artifact import load_artifact; load_artifact(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from model.artifact import load_artifact;"
+        "load_artifact(Path(sys.argv[1]));"
         "print([name for name in ('torch', 'onnx', 'faust', 'feast') if name in sys.modules])"
     )
     found = subprocess.run(

@@ -7,11 +7,14 @@ import torch
 
 from infra.errors import BadInput
 from model.artifact import load_artifact
+from model.batches import Catalogue
+from model.config import TrainConfig
+from model.fit import fit, logits_of, standardise
 from model.progress import Silent
 from model.ranking_metrics import auc
 from model.replay import Replay
 from model.replay_dataset import Examples, build_examples, split_by_time
-from model.train import Catalogue, TrainConfig, TrainReport, fit, rank_examples, standardise, train_on_log
+from model.train import TrainReport, train_on_log
 from model.unicorn import Unicorn
 from streams.labels import Log
 from tests.model.conftest import SIZES, SMALL
@@ -29,14 +32,16 @@ def _fitted_auc(log: Log, shuffle: bool) -> float:
     model = Unicorn(SIZES, len(replay.table))
     standardise(model, train)
     catalogue = Catalogue.of(replay.table)
-    fit(model, catalogue, train, middle, replace(SMALL, epochs=3), float("inf"), Silent())
-    logits_BK = rank_examples(model, catalogue, middle).logits.numpy() - np.log(middle.rates_BK)
+    fit(model, catalogue, (train, middle), replace(SMALL, epochs=3), float("inf"), Silent())
+    logits_BK = logits_of(model, catalogue, middle) - np.log(middle.rates_BK)
     real = middle.slots_BK > 0
-    return auc(logits_BK[real].astype(float), middle.labels_BK[real].astype(float))
+    return auc(logits_BK[real], middle.labels_BK[real].astype(float))
 
 
 def _shuffled(examples: Examples, rng: np.random.Generator) -> Examples:
-    """The same examples, but chance says which candidate is the one; the rates are set alike, so that they tell nothing."""
+    """The same examples, but chance says which candidate is the one; the rates are set alike, so that they tell
+    nothing.
+    """
     rows = np.arange(len(examples))
     chosen = rng.integers(0, (examples.slots_BK > 0).sum(axis=1))
     labels_BK = np.zeros_like(examples.labels_BK)

@@ -6,11 +6,12 @@ import onnxruntime
 import pytest
 import torch
 
-from features.model_inputs import HISTORY_TITLES, QUERY_TOKENS, SESSION_EVENTS, RequestInputs
-from features.vector import COLUMN_NAMES
+from features.model_inputs import QUERY_TOKENS, SESSION_EVENTS, RequestInputs
+from features.vector import COLUMN_NAMES, HISTORY_TITLES
 from model.artifact import ITEMS_GRAPH, RANK_GRAPH, request_feed
+from model.config import UnicornConfig
 from model.export import write_graphs
-from model.unicorn import Candidates, RankGraph, Ranking, Request, Unicorn, UnicornConfig
+from model.unicorn import Candidates, RankGraph, Ranking, Request, Unicorn
 
 TITLES = 40
 
@@ -36,11 +37,18 @@ def _inputs(session: int = 3, history: int = 5, source: int = 7, seed: int = 0) 
         return array
 
     return RequestInputs(
-        task=1, country=3, daypart=2, query_tokens_Q=padded(QUERY_TOKENS, 4, 1000), query_flags_2=np.array([0.2, 0.0], np.float32), source_slot=source,
-        session_slots_L=padded(SESSION_EVENTS, session, TITLES), session_kinds_L=padded(SESSION_EVENTS, session, 4),
-        session_gaps_L=rng.random(SESSION_EVENTS).astype(np.float32), history_slots_T=padded(HISTORY_TITLES, history, TITLES),
+        task=1,
+        country=3,
+        daypart=2,
+        query_tokens_Q=padded(QUERY_TOKENS, 4, 1000),
+        query_flags_2=np.array([0.2, 0.0], np.float32),
+        source_slot=source,
+        session_slots_L=padded(SESSION_EVENTS, session, TITLES),
+        session_kinds_L=padded(SESSION_EVENTS, session, 4),
+        session_gaps_L=rng.random(SESSION_EVENTS).astype(np.float32),
+        history_slots_T=padded(HISTORY_TITLES, history, TITLES),
         history_weights_T=rng.random(HISTORY_TITLES).astype(np.float32),
-    )  # fmt: skip
+    )
 
 
 def _feed(inputs: RequestInputs, count: int = 6) -> dict[str, np.ndarray]:
