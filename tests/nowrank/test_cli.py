@@ -1,7 +1,9 @@
 """The front door: every command explains itself, and each role loads only what it needs."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +29,7 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys: pytest.Captur
 
 
 def test_a_command_that_fails_says_why_in_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NOWRANK_STATE_DIR", str(tmp_path))
     monkeypatch.delenv("NOWRANK_KAFKA", raising=False)
@@ -63,6 +65,14 @@ def test_a_scorer_loads_neither_torch_nor_faust_nor_feast() -> None:
 
 def test_a_worker_loads_neither_torch_nor_feast() -> None:
     assert not loaded_by("import streams.app") & {"torch", "feast", "onnxruntime", "pandas"}
+
+
+def test_onnx_runtime_leaves_no_usage_data_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    for name in ("CI", "ORT_DISABLE_TELEMETRY"):
+        environment.pop(name, None)
+    subprocess.run([sys.executable, "-c", "import model.artifact"], env=environment, check=True)
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
 
 
 def test_the_front_door_names_what_it_does_not_have() -> None:
