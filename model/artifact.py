@@ -183,8 +183,9 @@ def save_artifact(
     items: list[Item],
     card: dict[str, Any],
 ) -> Card:
-    """Write an artifact so that `path` holds either the old one or the whole new one; returns its card.
+    """Write an artifact so that `path` never holds a part of one; returns its card.
 
+    While the new folder takes the old one's place, `path` is absent for an instant; a reader then tries again.
     `write_graphs(folder)` writes the two graphs; `card` holds the fields of `Card` but `version`, `schema_hash`,
     `columns` and `files`.
     """
