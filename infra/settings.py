@@ -34,7 +34,7 @@ class Settings:
     replication: int = _setting(1, "replication factor of the topics, set when topics are created")
     workers: int = _setting(1, "stream workers that the embedded stack starts")
     worker_id: str = _setting("worker-0", "name of one worker process in logs and metrics")
-    batch_max_events: int = _setting(400, "most records that a stage folds at once")
+    batch_max_events: int = _setting(1000, "most records that a stage folds at once")
     fetch_wait_ms: int = _setting(
         20,
         "longest wait of a fetch; the embedded broker answers only then, Apache Kafka at once (500 saves CPU there)",

@@ -6,7 +6,7 @@ Enters: a log and the running stack. Leaves: rows in the store, events/s, freshn
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -68,23 +68,22 @@ def replay(settings: Settings, worker_urls: Sequence[str], log: Log, progress: P
             producer.send_many(chunk)
             folded = _advance(progress, worker_urls, folded)
         producer.flush()
-    _await_folded(worker_urls, progress, folded, len(events))
-    took_s = monotonic_s() - began_s
-    check_rows(connect(settings.redis), settings.feast_project, events)
-    return Replayed(len(events), took_s)
+    client = connect(settings.redis)
+    _await_folded(worker_urls, progress, folded, lambda: first_difference(client, settings.feast_project, events))
+    return Replayed(len(events), monotonic_s() - began_s)
 
 
-def check_rows(client: redis.Redis, project: str, events: Sequence[Engaged]) -> None:
-    """Compare the item rows with a count over the log; raises `NowrankError` for the first that differs."""
+def first_difference(client: redis.Redis, project: str, events: Sequence[Engaged]) -> str | None:
+    """Compare every item row with a count over the log; None when all are equal, else the first that differs."""
     clicks = Counter(event.item_id for event in events if isinstance(event, Click))
     plays = Counter(event.item_id for event in events if isinstance(event, Play))
     item_ids = sorted(clicks | plays)
-    for item_id, state in zip(
-        item_ids, read_states(client, project, [(ITEM, item_id) for item_id in item_ids]), strict=True
-    ):
+    states = read_states(client, project, [(ITEM, item_id) for item_id in item_ids])
+    for item_id, state in zip(item_ids, states, strict=True):
         seen, expected = (state.totals[1], state.totals[2]), (clicks[item_id], plays[item_id])
         if seen != expected:
-            raise NowrankError(f"the row of item {item_id} holds {seen} clicks and plays; the log has {expected}")
+            return f"the row of item {item_id} holds {seen} clicks and plays, the log {expected}"
+    return None
 
 
 def play_live(settings: Settings, log: Log, progress: Progress) -> Freshness:
@@ -165,27 +164,22 @@ def _advance(progress: Progress, worker_urls: Sequence[str], folded: int) -> int
     return now_folded
 
 
-def _await_folded(worker_urls: Sequence[str], progress: Progress, folded: int, expected: int) -> None:
-    """Wait until stage 1 has folded `expected` events and stage 2 has no delta left; raises `NowrankError` when nothing
-    moves for STALL_S.
-    """
+def _await_folded(
+    worker_urls: Sequence[str], progress: Progress, folded: int, difference: Callable[[], str | None]
+) -> None:
+    """Wait until the rows equal the log; raises `NowrankError` when they do not and no row was written for STALL_S."""
     last_moved_s, last_written = monotonic_s(), 0.0
-    while True:
+    while (differs := difference()) is not None:
+        folded = _advance(progress, worker_urls, folded)
         scraped = _scrape(worker_urls)
         if scraped["nowrank_worker_dead_letters_total"]:
             raise NowrankError("some events were dead-lettered; `nowrank dead-letters list` says why")
-        if scraped["nowrank_worker_events_total"] >= expected and scraped["nowrank_worker_lag_records"] == 0:
-            return
-        folded = _advance(progress, worker_urls, folded)
         if scraped["nowrank_worker_rows_written_total"] > last_written:
             last_moved_s, last_written = monotonic_s(), scraped["nowrank_worker_rows_written_total"]
         if monotonic_s() - last_moved_s > STALL_S:
-            lag = scraped["nowrank_worker_lag_records"]
-            raise NowrankError(
-                f"{folded} of {expected} events are folded, {lag:.0f} records wait, and no row was written "
-                f"for {STALL_S:.0f} s; see the logs"
-            )
+            raise NowrankError(f"{differs}, and no row was written for {STALL_S:.0f} s; see the workers' logs")
         time.sleep(0.2)
+    _advance(progress, worker_urls, folded)
 
 
 def _scrape(worker_urls: Sequence[str]) -> Counter[str]:

@@ -7,11 +7,13 @@ every assignment the consumer seeks to the checkpoints that stand in the online 
 cannot continue from ends the process; its supervisor starts a new one, which begins at the checkpoints.
 """
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
 
 import faust
+import uvloop
 from faust.transport.drivers import aiokafka as driver
 
 from infra.metrics import Metrics
@@ -126,7 +128,8 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
 
 
 def run_worker(settings: Settings) -> None:
-    """Run a worker until SIGTERM or SIGINT; exits the process."""
+    """Run a worker until SIGTERM or SIGINT; exits the process. On uvloop: Faust makes many tasks."""
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     app = create_app(settings, Metrics("worker"))
     faust.Worker(
         app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False
