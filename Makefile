@@ -39,6 +39,7 @@ docs: $(INSTALLED) ## write the generated pages
 	$(BIN)/nowrank settings --markdown > docs/settings.md
 	$(BIN)/nowrank metrics --markdown > docs/metrics.md
 	$(BIN)/nowrank features docs > docs/features.md
+	$(BIN)/nowrank topics schema > docs/events.schema.json
 
 golden: $(INSTALLED) ## accept the feature registry as it is now: tests/golden/registry.json
 	$(BIN)/python -m tests.golden

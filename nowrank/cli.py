@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("infra.embedded.commands", "say what is running, and where"),
     "data": ("streams.commands", "get a public data set"),
     "import": ("streams.commands", "publish a file of events, or a catalogue, to Kafka"),
-    "topics": ("streams.commands", "create or list the topics"),
+    "topics": ("streams.commands", "create or list the topics, print the schema of their events"),
     "worker": ("streams.worker_commands", "run a stream worker: both stages"),
     "dead-letters": ("streams.worker_commands", "list, show or resend records that could not be folded"),
     "features": ("features.commands", "show the feature registry, read a row, apply it to Feast"),

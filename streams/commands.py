@@ -4,6 +4,7 @@ Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard out
 """
 
 import argparse
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,16 +132,25 @@ def _rename(pairs: list[str]) -> dict[str, str]:
 
 def topics_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank topics`."""
-    parser.add_argument("action", choices=("create", "list"), help="create what is missing, or list what is there")
+    parser.add_argument(
+        "action",
+        choices=("create", "list", "schema"),
+        help="create what is missing, list what is there, or print the JSON Schema of the events",
+    )
     parser.epilog = """examples:
   nowrank topics create                          with NOWRANK_PARTITIONS and NOWRANK_REPLICATION
-  NOWRANK_KAFKA=broker:9092 nowrank topics list"""
+  NOWRANK_KAFKA=broker:9092 nowrank topics list
+  nowrank topics schema > events.schema.json     what producers may publish"""
 
 
 def topics(args: argparse.Namespace) -> int:
-    """Create or list the topics."""
+    """Create or list the topics, or print what goes on them."""
+    from streams.events import events_schema
     from streams.topics import create_topics, describe_topics
 
+    if args.action == "schema":
+        print(json.dumps(events_schema(), indent=2))
+        return 0
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     settings = load_settings()
     if not settings.kafka:

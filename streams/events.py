@@ -128,6 +128,17 @@ def encode_event(event: Event | Ranking) -> bytes:
     return _ENCODER.encode(event)
 
 
+def events_schema() -> dict[str, Any]:
+    """The JSON Schema of everything on the event topics: what `docs/events.schema.json` holds."""
+    events, definitions = msgspec.json.schema_components((Play, Click, Thumb, Ranking), ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Nowrank events",
+        "anyOf": list(events),
+        "$defs": definitions,
+    }
+
+
 def decode_record(topic: str, value: bytes | None) -> Engaged | Ranking:
     """The event that a topic's record holds; raises `InvalidEvent` with a reason code."""
     return _decode(_DECODERS[topic], value)  # type: ignore[no-any-return]

@@ -68,6 +68,8 @@ def dead_letters(args: argparse.Namespace) -> int:
         Counter(letter.reason for letter in letters).most_common() if args.action == "list" and not args.json else ()
     ):
         print(f"{count:>8} {reason}")
+    if not letters and not args.json:
+        print("there are no dead letters" + (f" of reason {args.reason!r}" if args.reason else ""))
     for letter in letters:
         if args.json:
             print(

@@ -1,6 +1,7 @@
 """The wire events: what is written is read back, and what breaks a rule gets its reason code."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from streams.events import (
     decode_engaged,
     decode_record,
     encode_event,
+    events_schema,
     to_engagement,
 )
 
@@ -167,3 +169,9 @@ def test_engagements_carry_what_their_event_says() -> None:
     thumb = to_engagement(decode_engaged(body(type="thumb", value="double_up")), 9)
     assert (play.kind, play.watched_share, play.query) == (Kind.PLAY, 0.5, "star wars")
     assert (thumb.kind, thumb.thumb) == (Kind.THUMB, ThumbValue.DOUBLE_UP)
+
+
+def test_the_published_schema_is_the_one_that_the_code_checks() -> None:
+    published = json.loads((Path(__file__).parents[2] / "docs" / "events.schema.json").read_text())
+    assert published == events_schema(), "run `make docs`"
+    assert set(published["$defs"]) >= {"Play", "Click", "Thumb", "Ranking"}
