@@ -7,15 +7,21 @@ demo` and `make demo`.
 import argparse
 import json
 import platform
+import shutil
 import sys
+import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.clock import monotonic_s, now_ms
 from infra.errors import NowrankError
 from infra.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from serving.client import Scorer
+    from streams.labels import Log
 
 EXAMPLES = """examples:
   nowrank demo                       the whole main job, in under ten minutes on two cores
@@ -40,8 +46,9 @@ def demo(args: argparse.Namespace) -> int:
     from infra.embedded.control import start_stack, stop_stack
     from infra.embedded.stack_file import running_stack
 
-    settings = load_settings(running_stack=False)
-    settings = replace(settings, state_dir=settings.state_dir.resolve())
+    given = load_settings(running_stack=False)
+    # Its own servers and its own artifact folder: it empties the one and deletes the other.
+    settings = replace(given, state_dir=given.state_dir.resolve(), kafka="", redis="", scorer_url="", artifact_dir="")
     if running_stack(settings.state_dir) is not None:
         raise NowrankError("a stack is running here; the demo starts its own, empty one: `nowrank down` first")
     begin_s = monotonic_s()
@@ -144,12 +151,10 @@ def _get_data(settings: Settings) -> Path:
 
 def _forget_artifact(settings: Settings) -> None:
     """An artifact of an earlier run must not answer in this one."""
-    import shutil
-
     shutil.rmtree(settings.artifact_path, ignore_errors=True)
 
 
-def _check_feast(settings: Settings, log: Any) -> None:
+def _check_feast(settings: Settings, log: "Log") -> None:
     from features.feast_repo.apply import apply_feast
     from features.online_store import connect, read_states
     from features.registry import VIEWS
@@ -171,9 +176,7 @@ def _check_feast(settings: Settings, log: Any) -> None:
     )
 
 
-def _await_model(scorer: Any, version_: str) -> None:
-    import time
-
+def _await_model(scorer: "Scorer", version_: str) -> None:
     deadline_s = monotonic_s() + MODEL_TIMEOUT_S
     while (seen := scorer.health().model) != version_:
         if monotonic_s() > deadline_s:
@@ -184,7 +187,7 @@ def _await_model(scorer: Any, version_: str) -> None:
         time.sleep(0.1)
 
 
-def _play_scene(settings: Settings, scorer: Any, log: Any) -> dict[str, Any]:
+def _play_scene(settings: Settings, scorer: "Scorer", log: "Log") -> dict[str, Any]:
     from nowrank.demo_scene import ask, cast_scene, compare, engage
 
     scene = cast_scene(log)
@@ -218,7 +221,7 @@ def _play_scene(settings: Settings, scorer: Any, log: Any) -> dict[str, Any]:
     }
 
 
-def _time_rank(scorer: Any, log: Any, count: int) -> dict[str, float]:
+def _time_rank(scorer: "Scorer", log: "Log", count: int) -> dict[str, float]:
     """The client's own time for RANK_REQUESTS requests, one after the other, in ms."""
     from nowrank.demo_replay import percentile
 
