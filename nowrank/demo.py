@@ -91,7 +91,9 @@ def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, 
     )
     with shown_progress() as progress:
         replayed = replay(settings, stack["worker_metrics_urls"], log, progress)
-    print(f"   {replayed.events_per_s:,.0f} events/s through both stages; every item row equals a count over the log")
+    print(
+        f"   {replayed.events_per_s:,.0f} events/s through both stages; all item rows hold the log's clicks and plays"
+    )
     _say("4  Feast: apply the registry, read the same rows through its SDK")
     _check_feast(settings, log)
     _say("5  UniCoRn: train on the replayed log, export to ONNX")

@@ -6,7 +6,7 @@ Enters: a log and the running stack. Leaves: rows in the store, events/s, freshn
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -66,23 +66,29 @@ def replay(settings: Settings, worker_urls: Sequence[str], log: Log, progress: P
         remaining = iter(events)
         while chunk := list(islice(remaining, CHUNK)):
             producer.send_many(chunk)
-            folded = _advance(progress, worker_urls, folded)
+            folded = _advance(progress, _scrape(worker_urls), folded)
         producer.flush()
-    client = connect(settings.redis)
-    _await_folded(worker_urls, progress, folded, lambda: first_difference(client, settings.feast_project, events))
+    client, expected = connect(settings.redis), count_engagements(events)
+    _await_folded(worker_urls, progress, folded, lambda: first_difference(client, settings.feast_project, expected))
     return Replayed(len(events), monotonic_s() - began_s)
 
 
-def first_difference(client: redis.Redis, project: str, events: Sequence[Engaged]) -> str | None:
-    """Compare every item row with a count over the log; None when all are equal, else the first that differs."""
+def count_engagements(events: Sequence[Engaged]) -> dict[str, tuple[int, int]]:
+    """Clicks and plays of every item in the log."""
     clicks = Counter(event.item_id for event in events if isinstance(event, Click))
     plays = Counter(event.item_id for event in events if isinstance(event, Play))
-    item_ids = sorted(clicks | plays)
-    states = read_states(client, project, [(ITEM, item_id) for item_id in item_ids])
-    for item_id, state in zip(item_ids, states, strict=True):
-        seen, expected = (state.totals[1], state.totals[2]), (clicks[item_id], plays[item_id])
-        if seen != expected:
-            return f"the row of item {item_id} holds {seen} clicks and plays, the log {expected}"
+    return {item_id: (clicks[item_id], plays[item_id]) for item_id in sorted(clicks | plays)}
+
+
+def first_difference(client: redis.Redis, project: str, expected: Mapping[str, tuple[int, int]]) -> str | None:
+    """Compare every item row's clicks and plays with the log's; None when all are equal, else the first that
+    differs.
+    """
+    states = read_states(client, project, [(ITEM, item_id) for item_id in expected])
+    for (item_id, wanted), state in zip(expected.items(), states, strict=True):
+        seen = (state.totals[1], state.totals[2])
+        if seen != wanted:
+            return f"the row of item {item_id} holds {seen} clicks and plays, the log {wanted}"
     return None
 
 
@@ -158,8 +164,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return float(np.percentile(np.array(values), percent))
 
 
-def _advance(progress: Progress, worker_urls: Sequence[str], folded: int) -> int:
-    now_folded = int(_scrape(worker_urls)["nowrank_worker_events_total"])
+def _advance(progress: Progress, scraped: Counter[str], folded: int) -> int:
+    now_folded = int(scraped["nowrank_worker_events_total"])
     progress.advance(now_folded - folded)
     return now_folded
 
@@ -170,8 +176,8 @@ def _await_folded(
     """Wait until the rows equal the log; raises `NowrankError` when they do not and no row was written for STALL_S."""
     last_moved_s, last_written = monotonic_s(), 0.0
     while (differs := difference()) is not None:
-        folded = _advance(progress, worker_urls, folded)
         scraped = _scrape(worker_urls)
+        folded = _advance(progress, scraped, folded)
         if scraped["nowrank_worker_dead_letters_total"]:
             raise NowrankError("some events were dead-lettered; `nowrank dead-letters list` says why")
         if scraped["nowrank_worker_rows_written_total"] > last_written:
@@ -179,7 +185,7 @@ def _await_folded(
         if monotonic_s() - last_moved_s > STALL_S:
             raise NowrankError(f"{differs}, and no row was written for {STALL_S:.0f} s; see the workers' logs")
         time.sleep(0.2)
-    _advance(progress, worker_urls, folded)
+    _advance(progress, _scrape(worker_urls), folded)
 
 
 def _scrape(worker_urls: Sequence[str]) -> Counter[str]:

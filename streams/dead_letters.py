@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from infra.errors import BrokerUnavailable, NowrankError
 from infra.settings import Settings
 from streams.log_ends import read_log_ends
+from streams.producer import Producer
 from streams.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
@@ -95,17 +96,13 @@ def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
         consumer.close()
 
 
-def resend(settings: Settings, letters: list[DeadLetter], user_key: str | None = None) -> int:
-    """Send the raw bytes of the letters to their topics again and return how many; raises `BrokerUnavailable`."""
-    try:
-        producer = KafkaProducer(bootstrap_servers=settings.kafka.split(","), acks="all", enable_idempotence=True)
-        futures = [producer.send(letter.topic, value=letter.raw, key=_key_of(letter, user_key)) for letter in letters]
-        producer.flush(timeout=30)
-        for future in futures:
-            future.get(timeout=30)
-        producer.close()
-    except KafkaError as error:
-        raise BrokerUnavailable(f"the dead letters could not be sent to {settings.kafka!r}: {error}") from error
+def resend(settings: Settings, letters: list[DeadLetter]) -> int:
+    """Send the raw bytes of the letters to their topics again and return how many; raises `BrokerUnavailable` or
+    `DeliveryFailed`.
+    """
+    with Producer(settings) as producer:
+        for letter in letters:
+            producer.send_record(letter.topic, letter.raw, _key_of(letter))
     return len(letters)
 
 
@@ -117,9 +114,7 @@ def find_dead_letter(settings: Settings, name: str) -> DeadLetter:
     raise NowrankError(f"there is no dead letter {name!r}; `nowrank dead-letters list` names them")
 
 
-def _key_of(letter: DeadLetter, user_key: str | None) -> bytes:
-    if user_key is not None:
-        return user_key.encode()
+def _key_of(letter: DeadLetter) -> bytes:
     try:
         decoded = msgspec.json.decode(letter.raw)
     except msgspec.DecodeError:
