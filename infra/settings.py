@@ -15,6 +15,7 @@ from typing import Any
 from infra.errors import SettingsError
 
 STACK_FILE = "stack.json"
+NO_BROKER = "no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port"
 STACK_LOCK = "stack.lock"
 
 

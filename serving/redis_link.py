@@ -3,9 +3,8 @@
 Enters: Redis commands and a deadline. Leaves: their replies, `StoreTimeout` or `StoreUnavailable`. Called by
 `store_reader.py` in the event loop.
 
-Why not redis-py's asyncio client: it spends more on the reads of one request than the rest of the store phase does, and
-must close a connection for each request that gives up. Here the replies of such a request are dropped, so that a slow
-store costs no connection.
+Why not redis-py's asyncio client: it costs more CPU for the same reads, and must close a connection for each request
+that gives up. Here the replies of such a request are dropped, so that a slow store costs no connection.
 """
 
 import asyncio

@@ -17,7 +17,7 @@ from kafka.errors import KafkaError
 from features.catalogue import Catalogue, Item
 from infra.clock import monotonic_s
 from infra.errors import BrokerUnavailable, InvalidEvent
-from infra.settings import Settings
+from infra.settings import NO_BROKER, Settings
 from streams import topics
 from streams.events import MAX_EVENT_BYTES, invalid_event
 from streams.log_ends import read_log_ends
@@ -188,7 +188,7 @@ def apply_records(catalogue: Catalogue, records: Iterable[Any]) -> None:
 
 def _connect(settings: Settings, timeout_s: float) -> _Reader:
     if not settings.kafka:
-        raise BrokerUnavailable("no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port")
+        raise BrokerUnavailable(NO_BROKER)
     try:
         consumer = KafkaConsumer(
             bootstrap_servers=settings.kafka.split(","),

@@ -13,7 +13,7 @@ import msgspec
 
 from infra.clock import now_ms
 from infra.errors import BadInput, NowrankError
-from infra.settings import Settings, load_settings
+from infra.settings import NO_BROKER, Settings, load_settings
 
 if TYPE_CHECKING:
     from streams.imports import ImportSummary
@@ -154,7 +154,7 @@ def topics(args: argparse.Namespace) -> int:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     settings = load_settings()
     if not settings.kafka:
-        raise NowrankError("no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port")
+        raise NowrankError(NO_BROKER)
     if args.action == "create":
         print("created:", ", ".join(create_topics(settings)) or "nothing, all were there")
         return 0

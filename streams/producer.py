@@ -19,7 +19,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 from features.catalogue import Item
 from infra.clock import monotonic_s
 from infra.errors import BrokerUnavailable, DeliveryFailed, InvalidEvent, NowrankError
-from infra.settings import Settings, load_settings
+from infra.settings import NO_BROKER, Settings, load_settings
 from streams.events import Event, Ranking
 from streams.records import Record, checked_records, event_record, item_record
 
@@ -227,7 +227,7 @@ class Producer:
 def _address(where: Settings | str | None) -> str:
     address = where if isinstance(where, str) else (load_settings() if where is None else where).kafka
     if not address:
-        raise BrokerUnavailable("no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port")
+        raise BrokerUnavailable(NO_BROKER)
     return address
 
 

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 
 from infra.errors import NowrankError
-from infra.settings import Settings, load_settings
+from infra.settings import NO_BROKER, Settings, load_settings
 
 WORKER_EXAMPLES = """examples:
   NOWRANK_KAFKA=broker:9092 NOWRANK_REDIS=store:6379 nowrank worker
@@ -87,7 +87,7 @@ def dead_letters(args: argparse.Namespace) -> int:
 def _connected_settings(needs_store: bool) -> Settings:
     settings = load_settings()
     if not settings.kafka:
-        raise NowrankError("no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port")
+        raise NowrankError(NO_BROKER)
     if needs_store and not settings.redis:
         raise NowrankError("no store is set: start one with `nowrank up`, or set NOWRANK_REDIS=host:port")
     return settings
