@@ -10,6 +10,4 @@ HALF_LIFE_MS = HALF_LIVES_MS["1d"]
 
 fold_country = fold_with(HALF_LIFE_MS)
 
-VIEW = top_targets_view(
-    "country", "country", HALF_LIFE_MS, "1d", 30 * 24 * 3600, "what members in this country engage with"
-)
+VIEW = top_targets_view("country", "country", HALF_LIFE_MS, "1d", "what members in this country engage with")

@@ -30,7 +30,7 @@ class Signal(IntEnum):
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """`amount` (+1, or -1 for a retraction) of `signal` for `item_id` in the row of `key`, at the engagement's own
-    time.
+    time; `ingested_ts_ms` is the broker's time of the record that caused it.
     """
 
     entity: Entity
@@ -39,5 +39,6 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     signal: Signal
     amount: int
     event_ts_ms: int
+    ingested_ts_ms: int
     watched_ms: int = 0
     completed: bool = False

@@ -48,12 +48,15 @@ class Coordinate(NamedTuple):
 
 
 class Engagement(msgspec.Struct, frozen=True, kw_only=True):
-    """One engagement; `event_ts_ms` is clamped to the record's broker timestamp; `query` is normalised or None."""
+    """One engagement; `event_ts_ms` is clamped to `ingested_ts_ms`, the record's broker timestamp; `query` is
+    normalised or None.
+    """
 
     kind: Kind
     event_id: str
     user_id: str
     event_ts_ms: int
+    ingested_ts_ms: int
     item_id: str
     query: str | None = None
     source_item_id: str | None = None

@@ -8,31 +8,40 @@ from typing import Any
 
 import msgspec
 
-from features.decay import HALF_LIVES_MS, decay_factor
+from features.decay import DAY_MS, HALF_LIVES_MS, decay_factor
 from features.delta import Delta, Signal
 from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
 
 SIGNALS = ("impressions", "clicks", "plays", "completed_plays", "watched_ms", "thumbs_up", "thumbs_down")
 HALF_LIVES = tuple(HALF_LIVES_MS.values())
 SUMS = tuple(f"{signal}_{half_life}" for signal in SIGNALS for half_life in HALF_LIVES_MS)
+RETENTION_MS = 90 * DAY_MS
 _WIDTH = len(HALF_LIVES)
 _SLOT = {Signal.IMPRESSION: 0, Signal.CLICK: 1, Signal.PLAY: 2, Signal.THUMB_UP: 5, Signal.THUMB_DOWN: 6}
 _COMPLETED, _WATCHED = 3, 4
 
 
 class ItemState(msgspec.Struct, array_like=True):
-    """Totals by signal; for each signal and half-life, the decayed sum at `as_of_ms`, the newest event time folded."""
+    """Totals by signal; for each signal and half-life, the decayed sum at `as_of_ms`, the newest event time folded;
+    `touched_ms` is the newest broker time folded.
+    """
 
     as_of_ms: int = 0
     first_seen_ms: int = 0
     totals: list[int] = msgspec.field(default_factory=lambda: [0] * len(SIGNALS))
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SUMS))
+    touched_ms: int = 0
     updated_ms: int = 0
 
 
 def fold_item(state: ItemState, delta: Delta) -> None:
-    """Add one delta, in place; any order gives the same state up to rounding (see `decay.py`)."""
+    """Add one delta, in place; any order gives the same state up to rounding (see `decay.py`). A row that was idle for
+    longer than RETENTION_MS begins anew.
+    """
     at_ms = delta.event_ts_ms
+    if state.touched_ms and delta.ingested_ts_ms - state.touched_ms > RETENTION_MS:
+        _forget(state)
+    state.touched_ms = max(state.touched_ms, delta.ingested_ts_ms)
     if at_ms > state.as_of_ms:
         if state.as_of_ms:
             factors = [decay_factor(at_ms - state.as_of_ms, half_life) for half_life in HALF_LIVES] * len(SIGNALS)
@@ -47,6 +56,12 @@ def fold_item(state: ItemState, delta: Delta) -> None:
         _add(state, _WATCHED, delta.amount * delta.watched_ms, weights)
     if delta.completed:
         _add(state, _COMPLETED, delta.amount, weights)
+
+
+def _forget(state: ItemState) -> None:
+    state.as_of_ms = state.first_seen_ms = 0
+    state.totals = [0] * len(SIGNALS)
+    state.sums = [0.0] * len(SUMS)
 
 
 def _add(state: ItemState, slot: int, amount: int, weights: list[float]) -> None:
@@ -67,7 +82,7 @@ VIEW = ViewSpec(
     name="item",
     entity="item",
     join_key="item_id",
-    ttl_s=90 * 24 * 3600,
+    ttl_s=RETENTION_MS // 1000,
     features=(
         *(
             FeatureSpec(

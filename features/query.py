@@ -10,6 +10,4 @@ HALF_LIFE_MS = HALF_LIVES_MS["14d"]
 
 fold_query = fold_with(HALF_LIFE_MS)
 
-VIEW = top_targets_view(
-    "query", "query", HALF_LIFE_MS, "14d", 90 * 24 * 3600, "what members engage with after this query"
-)
+VIEW = top_targets_view("query", "query", HALF_LIFE_MS, "14d", "what members engage with after this query")

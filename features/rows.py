@@ -76,6 +76,11 @@ def decode_bytes_value(value: bytes) -> bytes:
     return value[begin : begin + length]
 
 
+def decode_int64_value(value: bytes) -> int:
+    """The number in a serialized `Value.int64_val`, of those that are not negative."""
+    return _read_varint(value, 1)[0]
+
+
 def encode_timestamp(at_ms: int) -> bytes:
     """A serialized `google.protobuf.Timestamp`; like every protobuf message it leaves out what is zero."""
     seconds, millis = divmod(at_ms, 1000)
@@ -169,6 +174,11 @@ class RowFamily:
     log_state: Callable[[Any], bytes] | None = None
 
     @property
+    def retention_ms(self) -> int:
+        """How long a row may be idle (broker time) before it is empty by its fold's own rule."""
+        return 1000 * max(view.ttl_s for view in self.views)
+
+    @property
     def packed_fields(self) -> list[bytes]:
         """The fields that hold the state, in the order that `unpack` takes them, without the `_log` field."""
         return [feature_field(view.name, view.packed.name) for view in self.views]
@@ -184,12 +194,12 @@ class RowFamily:
 
 
 def _unpack_user(parts: list[bytes]) -> UserState:
-    return UserState(recent=_RECENT.decode(parts[0]), logs=_LOGS.decode(parts[1]))
+    return UserState(recents=_RECENTS.decode(parts[0]), logs=_LOGS.decode(parts[1]))
 
 
-_RECENT = msgspec.msgpack.Decoder(list[Moment])
+_RECENTS = msgspec.msgpack.Decoder(dict[str, list[Moment]])
 _LOGS = msgspec.msgpack.Decoder(dict[str, LogMemory])
-_SEEN = msgspec.msgpack.Decoder(tuple[int, dict[str, list[int]]])
+_LOG_STATE = msgspec.msgpack.Decoder(tuple[int, dict[str, list[int]], dict[str, int]])
 _ITEM = msgspec.msgpack.Decoder(ItemState)
 _TOP_TARGETS = msgspec.msgpack.Decoder(TopTargetsState)
 
@@ -199,7 +209,7 @@ USER = RowFamily(
     (session.VIEW, user_history.VIEW),
     UserState,
     _unpack_user,
-    log_state=lambda state: msgspec.msgpack.encode((state.updated_ms, state.seen)),
+    log_state=lambda state: msgspec.msgpack.encode((state.updated_ms, state.seen, state.touched_ms)),
 )
 ITEM = RowFamily("item", "item_id", (item.VIEW,), ItemState, lambda parts: _ITEM.decode(parts[0]))
 QUERY, SOURCE_ITEM, COUNTRY = (
@@ -225,7 +235,7 @@ FOLDS: dict[Entity, Callable[[Any, Delta], None]] = {
 def restore_log_state(state: Any, packed: bytes | None) -> None:
     """Put what only the fold needs back into a user's state."""
     if packed is not None:
-        state.updated_ms, state.seen = _SEEN.decode(packed)
+        state.updated_ms, state.seen, state.touched_ms = _LOG_STATE.decode(packed)
 
 
 def encode_contained(contained: dict[str, int]) -> bytes:

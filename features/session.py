@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 
+from features.engagement import Kind
 from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
 from features.user import Moment, UserState
 
 SHOWN = 50
+SHOWN_QUERIES = 5
 GAP_MS = 30 * 60 * 1000
+_KINDS = (int(Kind.CLICK), int(Kind.PLAY), int(Kind.THUMB))
 
 
 def current_session(recent: list[Moment], now_ms: int) -> list[Moment]:
@@ -26,15 +29,30 @@ def current_session(recent: list[Moment], now_ms: int) -> list[Moment]:
     return recent[begin:]
 
 
+def idle_ms(state: UserState, now_ms: int) -> int:
+    """Time since the newest engagement; computed at read time, like everything that depends on the clock."""
+    return max(0, now_ms - state.as_of_ms)
+
+
+def last_queries(recent: list[Moment]) -> list[str]:
+    """The last SHOWN_QUERIES different queries, the newest first."""
+    return list(dict.fromkeys(moment.query for moment in reversed(recent) if moment.query))[:SHOWN_QUERIES]
+
+
 def _values(state: UserState) -> tuple[Any, ...]:
     shown = state.recent[-SHOWN:]
+    session = current_session(state.recent, state.as_of_ms)
+    kinds = [moment.kind for moment in session]
     return (
         [moment.item_id for moment in shown],
         [moment.kind for moment in shown],
         [moment.event_ts_ms for moment in shown],
         [moment.query or "" for moment in shown],
+        *(kinds.count(kind) for kind in _KINDS),
+        state.as_of_ms - session[0].event_ts_ms if session else 0,
+        last_queries(state.recent),
         state.as_of_ms,
-        msgspec.msgpack.encode(state.recent),
+        msgspec.msgpack.encode(state.recents),
     )
 
 
@@ -48,7 +66,14 @@ VIEW = ViewSpec(
         FeatureSpec("session_kinds", DType.INT64S, [], "their kinds: 1 click, 2 play, 3 thumb"),
         FeatureSpec("session_event_ts_ms", DType.INT64S, [], "their event times"),
         FeatureSpec("session_queries", DType.STRINGS, [], "the normalised query that each came from, or ''"),
-        FeatureSpec("session_as_of_ms", DType.INT64, 0, "event time of the newest engagement"),
+        FeatureSpec("session_clicks", DType.INT64, 0, "clicks in the session of the newest engagement"),
+        FeatureSpec("session_plays", DType.INT64, 0, "plays in that session"),
+        FeatureSpec("session_thumbs", DType.INT64, 0, "thumbs in that session"),
+        FeatureSpec("session_length_ms", DType.INT64, 0, "from its first engagement to the newest"),
+        FeatureSpec("session_last_queries", DType.STRINGS, [], f"the last {SHOWN_QUERIES} queries, newest first"),
+        FeatureSpec(
+            "session_as_of_ms", DType.INT64, 0, "event time of the newest engagement; now minus this is the idle time"
+        ),
         packed_spec("session"),
     ),
     values=_values,

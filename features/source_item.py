@@ -15,6 +15,5 @@ VIEW = top_targets_view(
     "source_item_id",
     HALF_LIFE_MS,
     "14d",
-    90 * 24 * 3600,
     "what members engage with coming from this title",
 )

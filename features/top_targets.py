@@ -13,11 +13,12 @@ from typing import Any
 
 import msgspec
 
-from features.decay import add_decayed, decay_factor
+from features.decay import DAY_MS, add_decayed, decay_factor
 from features.delta import Delta, Signal
 from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
 
 CAPACITY = 100
+RETENTION_MS = 90 * DAY_MS
 SIGNALS = ("impressions", "clicks", "plays")
 _FOLDED = (Signal.IMPRESSION, Signal.CLICK, Signal.PLAY)
 
@@ -31,10 +32,11 @@ class Target(msgspec.Struct, array_like=True):
 
 
 class TopTargetsState(msgspec.Struct, array_like=True):
-    """The targets of one key, and the newest event time folded."""
+    """The targets of one key; the newest event time and the newest broker time folded."""
 
     as_of_ms: int = 0
     targets: dict[str, Target] = msgspec.field(default_factory=dict)
+    touched_ms: int = 0
     updated_ms: int = 0
 
 
@@ -44,8 +46,11 @@ def engagement_at(target: Target, at_ms: int, half_life_ms: int) -> float:
 
 
 def fold_top_targets(state: TopTargetsState, delta: Delta, half_life_ms: int) -> None:
-    """Add one delta, in place."""
+    """Add one delta, in place. A row that was idle for longer than RETENTION_MS begins anew."""
     slot = _FOLDED.index(delta.signal)
+    if state.touched_ms and delta.ingested_ts_ms - state.touched_ms > RETENTION_MS:
+        state.as_of_ms, state.targets = 0, {}
+    state.touched_ms = max(state.touched_ms, delta.ingested_ts_ms)
     state.as_of_ms = max(state.as_of_ms, delta.event_ts_ms)
     target = state.targets.get(delta.item_id)
     if target is None:
@@ -70,9 +75,7 @@ def ranked_targets(state: TopTargetsState, half_life_ms: int) -> list[tuple[str,
     )
 
 
-def top_targets_view(
-    name: str, join_key: str, half_life_ms: int, half_life_name: str, ttl_s: int, doc: str
-) -> ViewSpec:
+def top_targets_view(name: str, join_key: str, half_life_ms: int, half_life_name: str, doc: str) -> ViewSpec:
     """The view of one family of top lists."""
 
     def values(state: TopTargetsState) -> tuple[Any, ...]:
@@ -87,7 +90,7 @@ def top_targets_view(
         name=name,
         entity=name,
         join_key=join_key,
-        ttl_s=ttl_s,
+        ttl_s=RETENTION_MS // 1000,
         features=(
             FeatureSpec(f"{name}_items", DType.STRINGS, [], "the top targets, most engaged first"),
             *(

@@ -3,12 +3,12 @@
 Enters: a user's engagements, each with the log it stands in. Leaves: the user's state and the deltas for the targets'
 rows. Called by stage 1 and the replay. `session.py` and `user_history.py` say what the two views show of it.
 
-A user's events come from several logs (topic-partitions) that any worker may read in any interleaving, so the state is
-built of parts that do not depend on it: the newest engagements by (event time, id), and for each log a memory that only
-this log's own order decides.
+A user's events come from several logs (topic-partitions) that any worker may read in any interleaving, so every part of
+the state belongs to one log and is a function of that log's own order; readers merge the parts.
 """
 
 from bisect import insort
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ RECENT_CAPACITY = 200
 TITLE_CAPACITY = 500
 THUMB_CAPACITY = 500
 SEEN_CAPACITY = 64
+RETENTION_MS = 365 * DAY_MS
 TITLE_HALF_LIFE_MS = 14 * DAY_MS
 CLICK_WEIGHT, PLAY_BASE_WEIGHT = 0.2, 0.2
 _THUMBS = {int(thumb): thumb for thumb in Thumb}
@@ -62,12 +63,21 @@ class LogMemory(msgspec.Struct, array_like=True):
 
 
 class UserState(msgspec.Struct):
-    """A user's row: newest engagements, memories by log, windows of seen event ids and contained offsets by log."""
+    """A user's row, all by log: newest engagements, memories, windows of seen event ids, the newest broker time folded.
 
-    recent: list[Moment] = msgspec.field(default_factory=list)
+    `recent` is derived: the newest RECENT_CAPACITY engagements of all logs, oldest first.
+    """
+
+    recents: dict[str, list[Moment]] = msgspec.field(default_factory=dict)
     logs: dict[str, LogMemory] = msgspec.field(default_factory=dict)
     seen: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    touched_ms: dict[str, int] = msgspec.field(default_factory=dict)
+    recent: list[Moment] = msgspec.field(default_factory=list)
     updated_ms: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recents:
+            self.recent = newest(self.recents.values())
 
     @property
     def as_of_ms(self) -> int:
@@ -109,8 +119,12 @@ def fold_user(state: UserState, coordinate: Coordinate, engagement: Engagement) 
     """Fold one engagement into its user's state, in place, and name the deltas for the targets.
 
     An event id that is among the last SEEN_CAPACITY of the same log changes nothing; one that repeats later than that
-    counts again.
+    counts again. A log that brought nothing for longer than RETENTION_MS (broker time) begins anew.
     """
+    touched_ms = state.touched_ms.get(coordinate.log, engagement.ingested_ts_ms)
+    if engagement.ingested_ts_ms - touched_ms > RETENTION_MS:
+        _forget(state, coordinate.log)
+    state.touched_ms[coordinate.log] = max(touched_ms, engagement.ingested_ts_ms)
     id_hash = event_id_hash(engagement.event_id)
     window = state.seen.setdefault(coordinate.log, [])
     if id_hash in window:
@@ -132,8 +146,9 @@ def _fold_engaged(state: UserState, log: str, engagement: Engagement, id_hash: i
     memory = state.logs.setdefault(log, LogMemory())
     value = int(engagement.thumb) if engagement.kind is Kind.THUMB else round(100 * engagement.watched_share)
     moment = Moment(engagement.event_ts_ms, id_hash, int(engagement.kind), engagement.item_id, value, engagement.query)
-    insort(state.recent, moment, key=_moment_order)
-    del state.recent[:-RECENT_CAPACITY]
+    for newest_moments in (state.recents.setdefault(log, []), state.recent):
+        insort(newest_moments, moment, key=_moment_order)
+        del newest_moments[:-RECENT_CAPACITY]
     if engagement.kind is Kind.THUMB:
         return _fold_thumb(memory, engagement)
     if engagement.kind is Kind.CLICK:
@@ -146,6 +161,19 @@ def _fold_engaged(state: UserState, log: str, engagement: Engagement, id_hash: i
         engagement.event_ts_ms,
     )
     return _context_deltas(engagement, engagement.item_id, Signal.PLAY)
+
+
+def newest(recents: Iterable[list[Moment]]) -> list[Moment]:
+    """The newest RECENT_CAPACITY engagements of all logs, oldest first."""
+    merged = [moment for recent in recents for moment in recent]
+    merged.sort(key=_moment_order)
+    return merged[-RECENT_CAPACITY:]
+
+
+def _forget(state: UserState, log: str) -> None:
+    for part in (state.recents, state.logs, state.seen):
+        part.pop(log, None)
+    state.recent = newest(state.recents.values())
 
 
 def _moment_order(moment: Moment) -> tuple[int, int, int]:
@@ -166,20 +194,21 @@ def _fold_thumb(memory: LogMemory, engagement: Engagement) -> list[Delta]:
     deltas = []
     if previous is not None:
         _weigh(memory, engagement.item_id, -_THUMB_WEIGHTS[Thumb(previous.thumb)], previous.event_ts_ms)
-        deltas += _thumb_deltas(engagement.item_id, Thumb(previous.thumb), -1, previous.event_ts_ms)
+        deltas += _thumb_deltas(engagement, Thumb(previous.thumb), -1, previous.event_ts_ms)
     _weigh(memory, engagement.item_id, _THUMB_WEIGHTS[engagement.thumb], engagement.event_ts_ms)
-    deltas += _thumb_deltas(engagement.item_id, engagement.thumb, +1, engagement.event_ts_ms)
+    deltas += _thumb_deltas(engagement, engagement.thumb, +1, engagement.event_ts_ms)
     memory.thumbs[engagement.item_id] = ThumbMemory(engagement.event_ts_ms, engagement.event_id, int(engagement.thumb))
     if len(memory.thumbs) > THUMB_CAPACITY:
         del memory.thumbs[min(memory.thumbs, key=lambda item_id: (memory.thumbs[item_id].event_ts_ms, item_id))]
     return deltas
 
 
-def _thumb_deltas(item_id: str, thumb: Thumb, amount: int, event_ts_ms: int) -> list[Delta]:
+def _thumb_deltas(engagement: Engagement, thumb: Thumb, amount: int, event_ts_ms: int) -> list[Delta]:
     if thumb is Thumb.NONE:
         return []
     signal = Signal.THUMB_DOWN if thumb is Thumb.DOWN else Signal.THUMB_UP
-    return [Delta(Entity.ITEM, item_id, item_id, signal, amount, event_ts_ms)]
+    item_id = engagement.item_id
+    return [Delta(Entity.ITEM, item_id, item_id, signal, amount, event_ts_ms, engagement.ingested_ts_ms)]
 
 
 def _weigh(memory: LogMemory, item_id: str, weight: float, at_ms: int) -> None:
@@ -197,8 +226,9 @@ def _context_deltas(engagement: Engagement, item_id: str, signal: Signal) -> lis
         (Entity.SOURCE_ITEM, engagement.source_item_id),
         (Entity.COUNTRY, engagement.country),
     )
+    times_ms = engagement.event_ts_ms, engagement.ingested_ts_ms
     return [
-        Delta(entity, key, item_id, signal, 1, engagement.event_ts_ms, engagement.watched_ms, engagement.completed)
+        Delta(entity, key, item_id, signal, 1, *times_ms, engagement.watched_ms, engagement.completed)
         for entity, key in keys
         if key is not None
     ]

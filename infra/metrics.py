@@ -1,7 +1,7 @@
 """The metrics catalogue: every metric of every process, in one table.
 
-Enters: observations. Leaves: a Prometheus registry. Called by the workers and the scorer; dashboards, alerts and
-`docs/metrics.md` name only what stands here. Labels come from closed sets: never an id, a query or a count.
+Enters: observations. Leaves: a Prometheus registry. Called by the workers, the scorer and the canary; dashboards,
+alerts and `docs/metrics.md` name only what stands here. Labels come from closed sets: never an id, a query or a count.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 FRESHNESS_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
+REBALANCE_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0)
 BATCH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 400, 800)
 
 
@@ -56,6 +57,14 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         FRESHNESS_BUCKETS_S,
     ),
     MetricSpec(
+        "nowrank_worker_freshness_step_seconds",
+        "histogram",
+        "The steps of that freshness: append (event time to broker), apply (broker to folded), write (folded to "
+        "readable)",
+        ("view", "step"),
+        FRESHNESS_BUCKETS_S,
+    ),
+    MetricSpec(
         "nowrank_worker_backfill_events_total",
         "counter",
         "Events too old when produced to count for freshness",
@@ -72,6 +81,34 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         ("topic",),
     ),
     MetricSpec("nowrank_worker_last_batch_timestamp_seconds", "gauge", "When the last batch was applied", ("stage",)),
+    MetricSpec("nowrank_worker_row_cache_bytes", "gauge", "Estimated size of the rows in the cache", ("stage",)),
+    MetricSpec("nowrank_worker_assigned_partitions", "gauge", "Topic-partitions that this worker reads"),
+    MetricSpec(
+        "nowrank_worker_rebalance_seconds",
+        "histogram",
+        "Time from partitions taken away to records flowing again",
+        (),
+        REBALANCE_BUCKETS_S,
+    ),
+    MetricSpec(
+        "nowrank_worker_unknown_items_total",
+        "counter",
+        "Events for titles that are not in the catalogue; they are kept",
+    ),
+    # canary
+    MetricSpec(
+        "nowrank_canary_freshness_seconds",
+        "histogram",
+        "Probe event produced to readable through Feast's layout",
+        ("view",),
+        FRESHNESS_BUCKETS_S,
+    ),
+    MetricSpec("nowrank_canary_probes_total", "counter", "Probe events by what became of them", ("result",)),
+    MetricSpec(
+        "nowrank_canary_last_success_timestamp_seconds",
+        "gauge",
+        "When a probe was last readable in every view; 0: never",
+    ),
     # scorer
     MetricSpec("nowrank_scorer_requests_total", "counter", "HTTP requests", ("route", "code")),
     MetricSpec(
@@ -117,7 +154,9 @@ _BY_NAME = {spec.name: spec for spec in CATALOGUE}
 class Metrics:
     """The live metrics of one process; each metric of the catalogue exists from the start."""
 
-    def __init__(self, process: Literal["worker", "scorer"], registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self, process: Literal["worker", "scorer", "canary"], registry: CollectorRegistry | None = None
+    ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         prefix = f"nowrank_{process}_"
         self._metrics: dict[str, Counter | Gauge | Histogram] = {

@@ -40,12 +40,22 @@ class Settings:
         20,
         "longest wait of a fetch; the embedded broker answers only then, Apache Kafka at once (500 saves CPU there)",
     )
+    row_cache_bytes: int = _setting(
+        256 * 1024 * 1024, "memory for the rows that a worker keeps at hand, estimated; half of it for each stage"
+    )
+    stall_timeout_s: float = _setting(
+        30.0, "a worker that makes no progress for so long, though there is work, ends; its supervisor starts it anew"
+    )
     broker_session_timeout_s: float = _setting(6.0, "a worker silent for so long loses its partitions")
     future_limit_s: int = _setting(
         300, "events further in the future than this are dead-lettered, nearer ones are clamped"
     )
-    metrics_host: str = _setting("127.0.0.1", "address on which a worker exposes its metrics")
+    metrics_host: str = _setting("127.0.0.1", "address on which a worker, or the canary, exposes its metrics")
     metrics_port: int = _setting(0, "port of a worker's metrics; 0: any free one")
+    canary_id: str = _setting("canary-0", "name of one canary, part of its probes' ids: unique among those that run")
+    canary_port: int = _setting(0, "port of the canary's metrics, on `NOWRANK_METRICS_HOST`; 0: any free one")
+    canary_interval_s: float = _setting(1.0, "time from one probe event to the next")
+    canary_timeout_s: float = _setting(10.0, "a probe event that is not readable after so long is lost")
     scorer_host: str = _setting("127.0.0.1", "address on which the scorer listens")
     scorer_port: int = _setting(0, "port of the scorer; 0: any free one in the embedded stack, 8080 elsewhere")
     scorer_url: str = _setting("", "where clients find the scorer; empty: the embedded stack's")

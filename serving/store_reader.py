@@ -18,7 +18,7 @@ from infra.errors import StoreTimeout, StoreUnavailable
 from serving.redis_link import Command, RedisLink
 
 MAX_REMEMBERED = 2_000
-_NO_MOMENTS = encode_value(DType.BYTES, msgspec.msgpack.encode([]))
+_NO_MOMENTS = encode_value(DType.BYTES, msgspec.msgpack.encode({}))
 
 
 class RowKeys(NamedTuple):

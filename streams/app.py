@@ -9,22 +9,26 @@ cannot continue from ends the process; its supervisor starts a new one, which be
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import faust
 import uvloop
 from faust.transport.drivers import aiokafka as driver
+from faust.types.tuples import ConsumerMessage
 
 from infra.metrics import Metrics
 from infra.settings import Settings
 from streams.batcher import Batcher
 from streams.runtime import Runtime, or_end
 from streams.session_agent import STAGE as SESSION_STAGE
+from streams.stage import Record
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.topics import DELTAS, EVENT_TOPICS
 from streams.worker_http import WorkerHttp
 
+MAX_WAITING_CHUNKS = 16
 log = logging.getLogger(__name__)
 
 
@@ -37,8 +41,47 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return consumer
 
 
+class _Chunk(ConsumerMessage):  # type: ignore[misc]
+    """What one fetch brought of one topic-partition: to Faust a single message, which stands at its last offset."""
+
+    __slots__ = ("records",)
+    records: list[Record]
+
+    @classmethod
+    def of(cls, tp: Any, fetched: list[Any], generation: int) -> "_Chunk":
+        last = fetched[-1]
+        chunk = cls(
+            *(tp.topic, tp.partition, last.offset, last.timestamp / 1000, last.timestamp_type),
+            *([], None, b"", None, 0, 0, tp),
+            generation_id=generation,
+        )
+        chunk.records = [
+            Record(tp.topic, tp.partition, one.offset, one.timestamp, one.value, generation) for one in fetched
+        ]
+        return chunk
+
+
 class _Consumer(driver.Consumer):  # type: ignore[misc]
-    """Faust's consumer, which begins each log at our checkpoint instead of the group's committed offset."""
+    """Faust's consumer, which begins each log at our checkpoint instead of the group's committed offset, and hands on
+    chunks instead of single records: Faust's own work for a message costs more than decoding and folding an event.
+    """
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, ConsumerMessage]]:
+        fetched, active = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if fetched is None or self.should_stop:
+            return
+        if not self.flow_active:
+            await self.perform_seek()  # a rebalance is under way: what was fetched is fetched again
+            return
+        for tp, own in fetched.items():
+            if not own or (active is not None and tp not in active and tp not in self._buffered_partitions):
+                continue
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            if len(own) > 1:
+                await self._add_gap(tp, own[0].offset, own[-1].offset - 1)
+            yield tp, _Chunk.of(tp, own, generation)
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -84,11 +127,12 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
         autodiscover=False,
         broker_heartbeat_interval=1.0,
-        broker_max_poll_records=4 * settings.batch_max_events,
+        broker_max_poll_records=2 * settings.batch_max_events,
         broker_session_timeout=settings.broker_session_timeout_s,
         consumer_auto_offset_reset="earliest",
         datadir=str(data_dir),
         store="memory://",
+        stream_buffer_maxsize=MAX_WAITING_CHUNKS,
         stream_wait_empty=False,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -98,14 +142,14 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
     http = WorkerHttp(settings.metrics_host, settings.metrics_port, metrics, lambda: runtime.is_ready)
 
     def add_stage(stage: str, *topics: str) -> None:
-        async def apply(events: list[Any]) -> None:
-            await or_end(runtime.apply(stage, events), f"stage {stage}")
+        async def apply(records: list[Record]) -> None:
+            await or_end(runtime.apply(stage, records), f"stage {stage}")
 
         batcher = Batcher(apply, settings.batch_max_events)
 
         async def agent(stream: Any) -> None:
             async for event in stream.events():
-                await batcher.put(event)
+                await batcher.put(event.message.records)
 
         channel = app.topic(*topics, key_serializer="raw", value_serializer="raw", value_type=bytes)
         app.agent(channel, name=f"{stage}-stage", concurrency=1)(agent)
@@ -123,6 +167,10 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
     async def run() -> None:
         await or_end(http.start(), "the worker's HTTP endpoint")
         await or_end(runtime.heartbeat(app.consumer), "the heartbeat")
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def watch_logs() -> None:
+        await or_end(runtime.watch_logs(), "the watch over the logs")
 
     return app
 

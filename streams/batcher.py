@@ -1,6 +1,6 @@
 """The batcher: what arrives while one batch is being applied becomes the next batch.
 
-Enters: records, one at a time. Leaves: batches of at most `max_records`, one after the other. Called by the agents in
+Enters: chunks of records. Leaves: batches of at most `max_records`, one after the other. Called by the agents in
 `app.py`.
 
 There is no waiting for a batch to fill: an idle stage applies a single record at once, and a busy one finds its next
@@ -9,31 +9,45 @@ batch ready. (Faust's `take` collects only between batches, for a fixed time; se
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Batcher(Generic[T]):
-    """Applies records in order; holds at most two batches' worth, then makes its producer wait."""
+    """Applies records in order; once two batches' worth is pending, its producer waits."""
 
     def __init__(self, apply: Callable[[list[T]], Awaitable[None]], max_records: int) -> None:
         self._apply = apply
         self._max_records = max_records
-        self._queue: asyncio.Queue[T] = asyncio.Queue(2 * max_records)
+        self._pending: deque[T] = deque()
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
 
-    async def put(self, record: T) -> None:
-        """Add a record; waits while two batches are pending."""
-        if self._queue.full():
-            await self._queue.put(record)
-        else:
-            self._queue.put_nowait(record)
+    @property
+    def pending(self) -> int:
+        """How many records wait."""
+        return len(self._pending)
+
+    async def put(self, records: Iterable[T]) -> None:
+        """Add records; waits while two batches are pending."""
+        while len(self._pending) >= 2 * self._max_records:
+            self._taken.clear()
+            await self._taken.wait()
+        self._pending.extend(records)
+        self._arrived.set()
 
     async def run(self) -> None:
         """Apply batches for ever."""
         while True:
-            batch = [await self._queue.get()]
-            while len(batch) < self._max_records and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
+            while not self._pending:
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = list(islice(self._pending, self._max_records))
+            for _ in batch:
+                self._pending.popleft()
+            self._taken.set()
             await self._apply(batch)

@@ -4,6 +4,7 @@ Enters: the assignments and batches that Faust brings. Leaves: applied batches. 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -13,20 +14,26 @@ from typing import Any, NoReturn
 import aiokafka
 
 from features.online_store import FencedStore
+from infra.clock import monotonic_s
+from infra.errors import BrokerUnavailable
 from infra.metrics import Metrics
 from infra.settings import Settings
+from streams.checkpoints import Checkpoint, decode_checkpoints
 from streams.dead_letters import DeadLetter, encode_dead_letter
 from streams.deltas import SourcedDelta, send_deltas
 from streams.session_agent import STAGE as SESSION_STAGE
 from streams.session_agent import SessionStage
-from streams.stage import Record, SharedStore
+from streams.stage import Record, SharedStore, log_name
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.target_agent import TargetStage
-from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS
+from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS, read_topic_ids
+from streams.watchdog import Progress, Watchdog
 
 HEARTBEAT_S = 0.5
+LOG_CHECK_S = 5.0
+STOP_TIMEOUT_S = 6.0
 LOOK_TIMEOUT_S = 5.0
-ANEW = "Empty the store and start anew."
+ANEW = "Rows and log do not belong together any more: run `nowrank rebuild`."
 MAX_REQUEST_BYTES = 1024 * 1024
 CANNOT_CONTINUE = 70
 log = logging.getLogger(__name__)
@@ -60,12 +67,20 @@ class Runtime:
         self.metrics = metrics
         self.store = SharedStore(FencedStore(settings.redis, settings.feast_project))
         self.session_stage = SessionStage(
-            self.store, self._send_deltas, self._send_dead_letters, metrics, settings.future_limit_s * 1000
+            self.store,
+            self._send_deltas,
+            self._send_dead_letters,
+            metrics,
+            settings.future_limit_s * 1000,
+            settings.row_cache_bytes // 2,
         )
-        self.target_stage = TargetStage(self.store, self._send_dead_letters, metrics)
+        self.target_stage = TargetStage(self.store, self._send_dead_letters, metrics, settings.row_cache_bytes // 2)
         self.generation = -1
-        self.is_ready = False
+        self.is_ready = self.is_stopping = False
+        self.progress = {stage: Progress(stage) for stage in (SESSION_STAGE, TARGET_STAGE)}
+        self._watchdog = Watchdog(settings.stall_timeout_s)
         self._busy = {SESSION_STAGE: asyncio.Lock(), TARGET_STAGE: asyncio.Lock()}
+        self._log_ids: dict[str, str] = {}
         self._producer: Any = None
 
     async def start(self) -> None:
@@ -80,7 +95,13 @@ class Runtime:
         await self._producer.start()
 
     async def stop(self) -> None:
-        """Disconnect the producer."""
+        """Let the batches that are under way end, begin no other, and disconnect."""
+        self.is_stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                for lock in self._busy.values():
+                    await lock.acquire()
+        self._watchdog.stop()
         if self._producer is not None:
             await self._producer.stop()
 
@@ -88,24 +109,43 @@ class Runtime:
         """At an assignment: forget what was cached, read the checkpoints, and say where each assigned log goes on."""
         async with self._busy[SESSION_STAGE], self._busy[TARGET_STAGE]:
             self.generation = consumer.app.consumer_generation_id
-            session = self.session_stage.begin(await self.store.call(FencedStore.read_checkpoints, SESSION_STAGE))
-            target = self.target_stage.begin(await self.store.call(FencedStore.read_checkpoints, TARGET_STAGE))
-        checkpoints = {**session, **target}
+            self._log_ids = await asyncio.to_thread(read_topic_ids, self.settings)
+            session, target = [
+                decode_checkpoints(await self.store.call(FencedStore.read_checkpoints, stage))
+                for stage in (SESSION_STAGE, TARGET_STAGE)
+            ]
+            starts = await self._starts(consumer, session, target)
+            self.session_stage.begin(session)
+            self.target_stage.begin(target)
+        for progress in self.progress.values():
+            progress.moved_s = monotonic_s()
+        self.metrics.set("nowrank_worker_assigned_partitions", len(starts))
+        return starts
+
+    async def _starts(
+        self, consumer: Any, session: dict[str, Checkpoint], target: dict[str, Checkpoint]
+    ) -> dict[Any, int]:
+        """Where each assigned log goes on; a log without a checkpoint gets one at its beginning."""
         assigned = consumer.assignment()
         first = await consumer.earliest_offsets(*assigned)
         ends = await consumer.highwaters(*assigned)
         starts = {}
         for tp in assigned:
-            name = f"{tp.topic}-{tp.partition}"
-            starts[tp] = checkpoint = checkpoints.get(name, first[tp])
-            if checkpoint < first[tp]:
+            name = log_name(tp.topic, tp.partition)
+            log_id = self._log_ids.get(tp.topic, "")
+            checkpoints = target if tp.topic == DELTAS else session
+            checkpoint = checkpoints.setdefault(name, Checkpoint(first[tp], first[tp], log_id))
+            starts[tp] = next_offset = checkpoint.next_offset
+            if log_id and checkpoint.log_id and log_id != checkpoint.log_id:
+                end_process(f"{name} goes on in the log {checkpoint.log_id}, but this is the log {log_id}. {ANEW}")
+            if next_offset < first[tp]:
                 end_process(
-                    f"{name} goes on at {checkpoint} but its log begins at {first[tp]}: "
-                    f"{first[tp] - checkpoint} records are lost. {ANEW}"
+                    f"{name} goes on at {next_offset} but its log begins at {first[tp]}: "
+                    f"{first[tp] - next_offset} records are lost. {ANEW}"
                 )
-            if checkpoint > ends[tp] and not await self._is_in_log(tp, checkpoint - 1):
+            if next_offset > ends[tp] and not await self._is_in_log(tp, next_offset - 1):
                 end_process(
-                    f"{name} goes on at {checkpoint} but its log ends at {ends[tp]}: this is another log. {ANEW}"
+                    f"{name} goes on at {next_offset} but its log ends at {ends[tp]}: this is another log. {ANEW}"
                 )
         return starts
 
@@ -125,31 +165,49 @@ class Runtime:
             await reader.stop()
         return bool(records.offset == offset)
 
-    async def apply(self, stage: str, events: list[Any]) -> None:
-        """Fold one batch of Faust events; records of an earlier assignment are left to whoever holds their partition
-        now.
-        """
+    async def apply(self, stage: str, records: list[Record]) -> None:
+        """Fold one batch; records of an earlier assignment are left to whoever holds their partition now."""
+        progress = self.progress[stage]
         async with self._busy[stage]:
-            records = [record for record in map(_to_record, events) if record.generation == self.generation]
-            if records:
-                await (self.session_stage if stage == SESSION_STAGE else self.target_stage).apply(records)
+            current = [record for record in records if record.generation == self.generation]
+            if current and not self.is_stopping:
+                progress.busy_since_s = monotonic_s()
+                await (self.session_stage if stage == SESSION_STAGE else self.target_stage).apply(current)
+                progress.busy_since_s, progress.moved_s = None, monotonic_s()
 
     async def heartbeat(self, consumer: Any) -> None:
-        """Check the fence and measure the lag, twice a second, for ever."""
+        """Check the fence, measure the lag and look for a stall, twice a second, for ever."""
         while True:
+            self._watchdog.beat()
             await asyncio.sleep(HEARTBEAT_S)
             await self.store.call(FencedStore.write_checkpoints, SESSION_STAGE, {})
-            self._measure_lag(consumer)
+            lags = self._measure_lag(consumer)
+            stalled = self._watchdog.stalled(self.progress.values(), lags) if self.is_ready else None
+            if stalled is not None:
+                end_process(f"it has stalled: {stalled}")
 
-    def _measure_lag(self, consumer: Any) -> None:
-        positions = {**self.session_stage.next_offsets, **self.target_stage.next_offsets}
+    async def watch_logs(self) -> None:
+        """End the process when a topic was deleted and made anew behind its back, for ever."""
+        while True:
+            await asyncio.sleep(LOG_CHECK_S)
+            with contextlib.suppress(BrokerUnavailable):
+                found = await asyncio.to_thread(read_topic_ids, self.settings)
+                for topic, log_id in found.items():
+                    if self._log_ids.get(topic, log_id) != log_id:
+                        end_process(f"the log of {topic} was {self._log_ids[topic]} and now is {log_id}. {ANEW}")
+
+    def _measure_lag(self, consumer: Any) -> dict[str, int]:
+        """The lag by topic, as metrics; the lag by stage, returned."""
+        checkpoints = {**self.session_stage.checkpoints, **self.target_stage.checkpoints}
         lags = dict.fromkeys((*EVENT_TOPICS, DELTAS), 0)
         for tp in consumer.assignment():
             end = consumer.highwater(tp)
-            if end is not None:
-                lags[tp.topic] += max(0, end - positions.get(f"{tp.topic}-{tp.partition}", 0))
+            checkpoint = checkpoints.get(log_name(tp.topic, tp.partition))
+            if end is not None and checkpoint is not None:
+                lags[tp.topic] += max(0, end - checkpoint.next_offset)
         for topic, lag in lags.items():
             self.metrics.set("nowrank_worker_lag_records", lag, topic=topic)
+        return {SESSION_STAGE: sum(lags[topic] for topic in EVENT_TOPICS), TARGET_STAGE: lags[DELTAS]}
 
     async def _send_deltas(self, deltas: list[SourcedDelta]) -> int:
         async def send(partition: int, message: bytes) -> None:
@@ -160,15 +218,3 @@ class Runtime:
     async def _send_dead_letters(self, letters: list[DeadLetter]) -> None:
         for letter in letters:
             await self._producer.send_and_wait(DEAD_LETTERS, value=encode_dead_letter(letter), key=letter.name.encode())
-
-
-def _to_record(event: Any) -> Record:
-    message = event.message
-    return Record(
-        message.topic,
-        message.partition,
-        message.offset,
-        round(message.timestamp * 1000),
-        message.value,
-        message.generation_id,
-    )

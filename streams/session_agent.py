@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from features.engagement import Coordinate, Engagement
 from features.online_store import FencedStore, Row
 from features.rows import USER
@@ -22,13 +20,21 @@ from features.user import Folded, fold_user
 from infra.clock import monotonic_s, now_ms
 from infra.errors import InvalidEvent
 from infra.metrics import Metrics
+from streams.checkpoints import Checkpoint, encode_checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta
 from streams.events import decode_record, to_engagement
-from streams.stage import Record, RowCache, SharedStore, measure_batch, write_until_accepted
+from streams.stage import (
+    FRESH_WHEN_PRODUCED_MS,
+    Record,
+    RowCache,
+    SharedStore,
+    measure_batch,
+    measure_freshness,
+    write_until_accepted,
+)
 
 STAGE = "session"
-FRESH_WHEN_PRODUCED_MS = 10_000
 LATE_MS = 3_600_000
 
 
@@ -51,20 +57,20 @@ class SessionStage:
         send_dead_letters: Callable[[list[DeadLetter]], Awaitable[None]],
         metrics: Metrics,
         future_limit_ms: int,
+        cache_bytes: int,
     ) -> None:
         self._store = store
         self._send_deltas = send_deltas
         self._send_dead_letters = send_dead_letters
         self._metrics = metrics
         self._future_limit_ms = future_limit_ms
-        self._cache = RowCache(store, STAGE, metrics)
-        self.next_offsets: dict[str, int] = {}
+        self._cache = RowCache(store, STAGE, metrics, cache_bytes)
+        self.checkpoints: dict[str, Checkpoint] = {}
 
-    def begin(self, checkpoints: dict[str, bytes]) -> dict[str, int]:
-        """Forget the cache and return the next offset of each log that has a checkpoint; called at every assignment."""
+    def begin(self, checkpoints: dict[str, Checkpoint]) -> None:
+        """Forget the cache and go on at these checkpoints; called at every assignment."""
         self._cache.clear()
-        self.next_offsets = {log: msgspec.msgpack.decode(value, type=int) for log, value in checkpoints.items()}
-        return self.next_offsets
+        self.checkpoints = checkpoints
 
     async def apply(self, records: list[Record]) -> None:
         """Fold one batch, in the order of `records`."""
@@ -84,15 +90,16 @@ class SessionStage:
                 self._metrics.count("nowrank_worker_dead_letters_total", reason=letter.reason)
         if deltas:
             self._metrics.count("nowrank_worker_deltas_total", await self._send_deltas(deltas))
+        folded_ms = now_ms()
         await self._write(decoded, changed)
-        for record in records:
-            self.next_offsets[record.log] = max(self.next_offsets.get(record.log, 0), record.offset + 1)
-        checkpoints = {
-            log: msgspec.msgpack.encode(self.next_offsets[log]) for log in {record.log for record in records}
-        }
-        await self._store.call(FencedStore.write_checkpoints, STAGE, checkpoints)
+        moved = {}
+        for log, next_offset in {record.log: record.offset + 1 for record in records}.items():
+            checkpoint = self.checkpoints.setdefault(log, Checkpoint())
+            checkpoint.move_to(next_offset)
+            moved[log] = encode_checkpoint(checkpoint)
+        await self._store.call(FencedStore.write_checkpoints, STAGE, moved)
         self._cache.trim()
-        self._measure(records, decoded, began_s)
+        self._measure(records, decoded, began_s, folded_ms)
 
     def _decode(self, records: list[Record]) -> tuple[list[Decoded], list[DeadLetter]]:
         decoded, dead = [], []
@@ -136,13 +143,13 @@ class SessionStage:
                 self._store, self._cache, [(USER, user_id) for user_id in changed], refold, self._metrics, STAGE
             )
 
-    def _measure(self, records: list[Record], decoded: list[Decoded], began_s: float) -> None:
+    def _measure(self, records: list[Record], decoded: list[Decoded], began_s: float, folded_ms: int) -> None:
         readable_ms = now_ms()
-        ages_ms = [one.record.broker_ts_ms - one.engagement.event_ts_ms for one in decoded]
-        for one, age_ms in zip(decoded, ages_ms, strict=True):
+        times_ms = [(one.engagement.event_ts_ms, one.record.broker_ts_ms) for one in decoded]
+        ages_ms = [broker_ms - event_ms for event_ms, broker_ms in times_ms]
+        for (event_ms, broker_ms), age_ms in zip(times_ms, ages_ms, strict=True):
             if age_ms <= FRESH_WHEN_PRODUCED_MS:
-                freshness_s = max(0, readable_ms - one.engagement.event_ts_ms) / 1000
-                self._metrics.observe("nowrank_worker_freshness_seconds", freshness_s, view="session")
+                measure_freshness(self._metrics, "session", event_ms, broker_ms, folded_ms, readable_ms)
         self._metrics.count("nowrank_worker_late_events_total", sum(age_ms > LATE_MS for age_ms in ages_ms))
         backfill = sum(age_ms > FRESH_WHEN_PRODUCED_MS for age_ms in ages_ms)
         self._metrics.count("nowrank_worker_backfill_events_total", backfill, view="session")

@@ -8,6 +8,7 @@ does.
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 from features.online_store import FencedStore, Row
@@ -16,8 +17,11 @@ from infra.clock import monotonic_s
 from infra.errors import StoreFenced
 from infra.metrics import Metrics
 
-CACHE_ROWS = 50_000
 WRITE_ATTEMPTS = 20
+FRESH_WHEN_PRODUCED_MS = 10_000
+# A row as Python objects takes about so many times the bytes that the store holds for it: tests/streams/test_stages.py.
+OBJECT_BYTES_PER_STORED_BYTE = 4
+ROW_BYTES = 2_000
 T = TypeVar("T")
 
 
@@ -34,7 +38,13 @@ class Record(NamedTuple):
     @property
     def log(self) -> str:
         """The topic-partition, as rows and checkpoints name it."""
-        return f"{self.topic}-{self.partition}"
+        return log_name(self.topic, self.partition)
+
+
+@cache  # as many as there are topic-partitions
+def log_name(topic: str, partition: int) -> str:
+    """The name of a topic-partition in rows and checkpoints."""
+    return f"{topic}-{partition}"
 
 
 class SharedStore:
@@ -51,17 +61,26 @@ class SharedStore:
 
 
 class RowCache:
-    """The rows that this worker has read or written last, by (family, entity value)."""
+    """The rows that this worker has read or written last, by (family, entity value); between batches they take at most
+    `limit_bytes` of memory.
+    """
 
-    def __init__(self, store: SharedStore, stage: str, metrics: Metrics) -> None:
+    def __init__(self, store: SharedStore, stage: str, metrics: Metrics, limit_bytes: int) -> None:
         self._store = store
         self._stage = stage
         self._metrics = metrics
+        self._limit_bytes = limit_bytes
         self._rows: OrderedDict[tuple[str, str], Row] = OrderedDict()
+        self._sizes_bytes: dict[tuple[str, str], int] = {}
+        self._total_bytes = 0
+        self._batch: dict[tuple[str, str], None] = {}
 
     def clear(self) -> None:
         """Forget everything: another worker may have written since."""
         self._rows.clear()
+        self._sizes_bytes.clear()
+        self._batch.clear()
+        self._total_bytes = 0
 
     def get(self, family: RowFamily, value: str) -> Row:
         """A row that `load` has brought in."""
@@ -72,12 +91,14 @@ class RowCache:
         missing: dict[str, tuple[RowFamily, list[str]]] = {}
         hits = 0
         for family, value in dict.fromkeys(wanted):
+            self._batch[family.name, value] = None
             if (family.name, value) in self._rows:
                 self._rows.move_to_end((family.name, value))
                 hits += 1
             else:
                 missing.setdefault(family.name, (family, []))[1].append(value)
-        self._metrics.count("nowrank_worker_row_cache_hits_total", hits, stage=self._stage)
+        if hits:
+            self._metrics.count("nowrank_worker_row_cache_hits_total", hits, stage=self._stage)
         for family, values in missing.values():
             self._metrics.count("nowrank_worker_row_cache_misses_total", len(values), stage=self._stage)
             for value, row in zip(values, await self._store.call(FencedStore.read_rows, family, values), strict=True):
@@ -99,9 +120,16 @@ class RowCache:
         return row
 
     def trim(self) -> None:
-        """Let the rows go that were not used for longest."""
-        while len(self._rows) > CACHE_ROWS:
-            self._rows.popitem(last=False)
+        """After a batch: let the rows go that were not used for longest, until the limit is kept."""
+        for key in self._batch:
+            size_bytes = ROW_BYTES + OBJECT_BYTES_PER_STORED_BYTE * self._rows[key].size_bytes
+            self._total_bytes += size_bytes - self._sizes_bytes.get(key, 0)
+            self._sizes_bytes[key] = size_bytes
+        self._batch.clear()
+        while self._total_bytes > self._limit_bytes:
+            key, _ = self._rows.popitem(last=False)
+            self._total_bytes -= self._sizes_bytes.pop(key)
+        self._metrics.set("nowrank_worker_row_cache_bytes", self._total_bytes, stage=self._stage)
 
 
 async def write_until_accepted(
@@ -136,6 +164,16 @@ async def write_until_accepted(
         if not pending:
             return
     raise StoreFenced(f"{len(pending)} rows were refused {WRITE_ATTEMPTS} times: too many writers for the same rows")
+
+
+def measure_freshness(
+    metrics: Metrics, view: str, event_ms: int, ingested_ms: int, folded_ms: int, now_ms: int
+) -> None:
+    """Observe how long one fresh event took: to the broker, to its fold, to be readable, and altogether."""
+    steps = ("append", ingested_ms - event_ms), ("apply", folded_ms - ingested_ms), ("write", now_ms - folded_ms)
+    for step, took_ms in steps:
+        metrics.observe("nowrank_worker_freshness_step_seconds", max(0, took_ms) / 1000, view=view, step=step)
+    metrics.observe("nowrank_worker_freshness_seconds", max(0, now_ms - event_ms) / 1000, view=view)
 
 
 def measure_batch(metrics: Metrics, stage: str, records: list[Record], began_s: float, readable_ms: int) -> None:

@@ -16,64 +16,71 @@ from features.online_store import FencedStore, Row
 from features.rows import FOLDS, TARGET_FAMILIES, RowFamily
 from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
+from streams.checkpoints import Checkpoint, encode_checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta, decode_deltas
-from streams.session_agent import FRESH_WHEN_PRODUCED_MS
-from streams.stage import Record, RowCache, SharedStore, measure_batch, write_until_accepted
+from streams.stage import (
+    FRESH_WHEN_PRODUCED_MS,
+    Record,
+    RowCache,
+    SharedStore,
+    measure_batch,
+    measure_freshness,
+    write_until_accepted,
+)
 
 STAGE = "target"
-Highest = dict[str, tuple[int, int]]
-
-
-class Checkpoint(msgspec.Struct, array_like=True):
-    """Where a delta log goes on, and the highest (offset, ordinal) of each source seen before that."""
-
-    next_offset: int = 0
-    highest: Highest = msgspec.field(default_factory=dict)
 
 
 class RowDeltas(msgspec.Struct):
-    """What one batch holds for one row: (message log, message offset, delta) in log order."""
+    """What one batch holds for one row: (its message, delta) in log order."""
 
     family: RowFamily
     key: str
-    deltas: list[tuple[str, int, Delta]]
+    deltas: list[tuple[Record, Delta]]
+
+
+RowsOfBatch = dict[tuple[str, str], RowDeltas]
+Dead = tuple[Record, str]
+
+
+class PoisonDelta(Exception):
+    """A delta broke its fold; carries its place among the row's deltas."""
 
 
 class TargetStage:
     """Stage 2 of one worker."""
 
     def __init__(
-        self, store: SharedStore, send_dead_letters: Callable[[list[DeadLetter]], Awaitable[None]], metrics: Metrics
+        self,
+        store: SharedStore,
+        send_dead_letters: Callable[[list[DeadLetter]], Awaitable[None]],
+        metrics: Metrics,
+        cache_bytes: int,
     ) -> None:
         self._store = store
         self._send_dead_letters = send_dead_letters
         self._metrics = metrics
-        self._cache = RowCache(store, STAGE, metrics)
+        self._cache = RowCache(store, STAGE, metrics, cache_bytes)
         self.checkpoints: dict[str, Checkpoint] = {}
 
-    def begin(self, checkpoints: dict[str, bytes]) -> dict[str, int]:
-        """Forget the cache and return the next offset of each log that has a checkpoint; called at every assignment."""
+    def begin(self, checkpoints: dict[str, Checkpoint]) -> None:
+        """Forget the cache and go on at these checkpoints; called at every assignment."""
         self._cache.clear()
-        self.checkpoints = {log: msgspec.msgpack.decode(value, type=Checkpoint) for log, value in checkpoints.items()}
-        return self.next_offsets
-
-    @property
-    def next_offsets(self) -> dict[str, int]:
-        """The next offset of each delta log."""
-        return {log: checkpoint.next_offset for log, checkpoint in self.checkpoints.items()}
+        self.checkpoints = checkpoints
 
     async def apply(self, records: list[Record]) -> None:
         """Fold one batch of delta messages, in the order of `records`."""
         began_s = monotonic_s()
         by_row, dead = self._group(records)
-        await self._cache.load((own.family, own.key) for own in by_row.values())
-        changed = [
-            (own.family, own.key) for own in by_row.values() if self._refold(self._cache.get(own.family, own.key), own)
-        ]
+        changed = None
+        while changed is None:
+            await self._cache.load((own.family, own.key) for own in by_row.values())
+            changed = self._fold(by_row, dead)
         if dead:
-            await self._send_dead_letters(dead)
+            await self._send_dead_letters([DeadLetter.of(record, "poison", message) for record, message in dead])
             self._metrics.count("nowrank_worker_dead_letters_total", len(dead), reason="poison")
+        folded_ms = now_ms()
         if changed:
             await write_until_accepted(
                 self._store,
@@ -85,22 +92,37 @@ class TargetStage:
             )
         logs = {record.log for record in records}
         await self._store.call(
-            FencedStore.write_checkpoints, STAGE, {log: msgspec.msgpack.encode(self.checkpoints[log]) for log in logs}
+            FencedStore.write_checkpoints, STAGE, {log: encode_checkpoint(self.checkpoints[log]) for log in logs}
         )
         self._cache.trim()
-        self._measure(records, by_row, began_s)
+        self._measure(records, by_row, began_s, folded_ms)
 
-    def _group(self, records: list[Record]) -> tuple[dict[tuple[str, str], RowDeltas], list[DeadLetter]]:
+    def _fold(self, by_row: RowsOfBatch, dead: list[Dead]) -> list[tuple[RowFamily, str]] | None:
+        """The rows that changed; None after a delta broke its fold: it is dead, and the batch must be folded anew."""
+        changed = []
+        for own in by_row.values():
+            try:
+                if self._refold(self._cache.get(own.family, own.key), own):
+                    changed.append((own.family, own.key))
+            except PoisonDelta as poison:
+                place = poison.args[0]
+                record, delta = own.deltas.pop(place)
+                dead.append((record, f"{delta}: {poison.__cause__!r}"))
+                self._cache.clear()
+                return None
+        return changed
+
+    def _group(self, records: list[Record]) -> tuple[RowsOfBatch, list[Dead]]:
         """The batch's new deltas by row, repeats dropped; moves the checkpoints on in memory."""
-        by_row: dict[tuple[str, str], RowDeltas] = {}
-        dead = []
+        by_row: RowsOfBatch = {}
+        dead: list[Dead] = []
         for record in records:
             checkpoint = self.checkpoints.setdefault(record.log, Checkpoint())
-            checkpoint.next_offset = max(checkpoint.next_offset, record.offset + 1)
+            checkpoint.move_to(record.offset + 1)
             try:
                 message = decode_deltas(record.value or b"")
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                dead.append(DeadLetter.of(record, "poison", f"not a message of deltas: {error}"))
+                dead.append((record, f"not a message of deltas: {error}"))
                 continue
             for sourced in message:
                 if not self._is_new(checkpoint, sourced):
@@ -109,7 +131,7 @@ class TargetStage:
                 delta = sourced.delta
                 family = TARGET_FAMILIES[delta.entity]
                 own = by_row.setdefault((family.name, delta.key), RowDeltas(family, delta.key, []))
-                own.deltas.append((record.log, record.offset, delta))
+                own.deltas.append((record, delta))
         return by_row, dead
 
     @staticmethod
@@ -124,19 +146,21 @@ class TargetStage:
     def _refold(row: Row, own: RowDeltas) -> bool:
         """Fold the messages that the row does not contain yet; returns whether there were any."""
         before = dict(row.contained)
-        for log, offset, delta in own.deltas:
-            if before.get(log, -1) >= offset:
+        for place, (record, delta) in enumerate(own.deltas):
+            if before.get(record.log, -1) >= record.offset:
                 continue
-            FOLDS[delta.entity](row.state, delta)
-            row.contained[log] = offset
+            try:
+                FOLDS[delta.entity](row.state, delta)
+            except Exception as error:  # whatever breaks a fold is a property of the delta
+                raise PoisonDelta(place) from error
+            row.contained[record.log] = record.offset
         return row.contained != before
 
-    def _measure(self, records: list[Record], by_row: dict[tuple[str, str], RowDeltas], began_s: float) -> None:
+    def _measure(self, records: list[Record], by_row: RowsOfBatch, began_s: float, folded_ms: int) -> None:
         readable_ms = now_ms()
-        sent_ms = {(record.log, record.offset): record.broker_ts_ms for record in records}
         for own in by_row.values():
-            for log, offset, delta in own.deltas:
-                if sent_ms[log, offset] - delta.event_ts_ms <= FRESH_WHEN_PRODUCED_MS:
-                    freshness_s = max(0, readable_ms - delta.event_ts_ms) / 1000
-                    self._metrics.observe("nowrank_worker_freshness_seconds", freshness_s, view=own.family.name)
+            for _, delta in own.deltas:
+                if delta.amount > 0 and delta.ingested_ts_ms - delta.event_ts_ms <= FRESH_WHEN_PRODUCED_MS:
+                    times_ms = delta.event_ts_ms, delta.ingested_ts_ms, folded_ms, readable_ms
+                    measure_freshness(self._metrics, own.family.name, *times_ms)
         measure_batch(self._metrics, STAGE, records, began_s, readable_ms)

@@ -71,6 +71,22 @@ def create_topics(settings: Settings) -> list[str]:
     return created
 
 
+def read_topic_ids(settings: Settings) -> dict[str, str]:
+    """The broker's id of each of our topics that exists: a topic that is deleted and made anew has another one.
+
+    Empty for brokers that have no such ids (Apache Kafka before 2.8). Raises `BrokerUnavailable`.
+    """
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka.split(","), request_timeout_ms=10_000)
+        try:
+            described = admin.describe_topics([spec.name for spec in TOPICS])
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise BrokerUnavailable(f"the topics could not be read at {settings.kafka!r}: {error}") from error
+    return {topic["name"]: str(topic["topic_id"]) for topic in described if topic.get("topic_id")}
+
+
 def describe_topics(settings: Settings) -> list[tuple[str, int, int]]:
     """Name, partitions (0: missing) and records of each of our topics; raises `BrokerUnavailable`."""
     try:

@@ -103,6 +103,7 @@ def engage(row: Row, family: RowFamily, seed: int) -> None:
                 event_id=f"event-{seed}-{offset}",
                 user_id="u",
                 event_ts_ms=NOW_MS - offset * 1001 - seed,
+                ingested_ts_ms=NOW_MS,
                 item_id=f"título-{offset}",
                 query="star wars" if offset % 2 else None,
                 watched_ms=333,
@@ -115,10 +116,11 @@ def engage(row: Row, family: RowFamily, seed: int) -> None:
     signals = [Signal.PLAY, Signal.CLICK, Signal.IMPRESSION, *([Signal.THUMB_UP] if family is ITEM else [])]
     for place, signal in enumerate(signals):
         at_ms = NOW_MS - place * DAY_MS - seed
-        FOLDS[entity](row.state, Delta(entity, "key", f"título-{place}", signal, 1, at_ms, 2**40 * (place == 0), True))
+        delta = Delta(entity, "key", f"título-{place}", signal, 1, at_ms, NOW_MS, 2**40 * (place == 0), True)
+        FOLDS[entity](row.state, delta)
     if family is ITEM:
         at_ms = NOW_MS - 3 * DAY_MS - seed
-        FOLDS[entity](row.state, Delta(entity, "key", "título-3", Signal.THUMB_UP, -1, at_ms))
+        FOLDS[entity](row.state, Delta(entity, "key", "título-3", Signal.THUMB_UP, -1, at_ms, NOW_MS))
 
 
 @BY_VIEW
@@ -156,7 +158,7 @@ def test_the_packed_feature_that_feast_reads_is_the_whole_state(
     packed = [feast_row(feast_store, each, ["50"])[0][each.packed.name] for each in family.views]
     read = family.unpack(packed)
     if family is USER:  # the windows of seen ids are for the fold only, and stand beside the views
-        read.seen, read.updated_ms = row.state.seen, row.state.updated_ms
+        read.seen, read.touched_ms, read.updated_ms = row.state.seen, row.state.touched_ms, row.state.updated_ms
     assert read == row.state
 
 

@@ -27,10 +27,16 @@ def rows(settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.Monk
     [user], [query] = store.read_rows(USER, ["42"]), store.read_rows(QUERY, ["star wars"])
     at_ms = now_ms() - 60_000
     event = Engagement(
-        kind=Kind.CLICK, event_id="e", user_id="42", event_ts_ms=at_ms, item_id="película", query="star wars"
+        kind=Kind.CLICK,
+        event_id="e",
+        user_id="42",
+        event_ts_ms=at_ms,
+        ingested_ts_ms=at_ms,
+        item_id="película",
+        query="star wars",
     )
     fold_user(user.state, Coordinate("clicks-0", 0), event)
-    fold_query(query.state, Delta(Entity.QUERY, "star wars", "50", Signal.CLICK, 1, at_ms - DAY_MS))
+    fold_query(query.state, Delta(Entity.QUERY, "star wars", "50", Signal.CLICK, 1, at_ms - DAY_MS, at_ms))
     assert store.write_rows([user, query]) == [True, True]
     yield
     store.close()

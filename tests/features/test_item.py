@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from features.decay import DAY_MS, HALF_LIVES_MS
 from features.delta import Delta, Entity, Signal
-from features.item import SIGNALS, SUMS, VIEW, ItemState, fold_item
+from features.item import RETENTION_MS, SIGNALS, SUMS, VIEW, ItemState, fold_item
 
 NOW_MS = 1_750_000_000_000
 TIMES = st.integers(NOW_MS - 60 * DAY_MS, NOW_MS)
@@ -24,7 +24,7 @@ THUMBS = (Signal.THUMB_UP, Signal.THUMB_DOWN)
 
 
 def item_delta(signal: Signal, amount: int, at_ms: int, watched_ms: int = 0, completed: bool = False) -> Delta:
-    return Delta(Entity.ITEM, "50", "50", signal, amount, at_ms, watched_ms, completed)
+    return Delta(Entity.ITEM, "50", "50", signal, amount, at_ms, at_ms, watched_ms, completed)
 
 
 def fold(deltas: list[Delta]) -> ItemState:
@@ -124,3 +124,8 @@ def test_a_thumb_that_is_taken_back_leaves_the_others_at_their_own_weight() -> N
     state = fold([first, second, item_delta(Signal.THUMB_UP, -1, NOW_MS - DAY_MS)])
     assert state.sums[SUMS.index("thumbs_up_1d")] == 1.0
     assert state.totals[SIGNALS.index("thumbs_up")] == 1
+
+
+def test_a_row_that_was_idle_for_longer_than_its_retention_begins_anew() -> None:
+    again = item_delta(Signal.PLAY, 1, NOW_MS + RETENTION_MS + 1)
+    assert fold([item_delta(Signal.CLICK, 1, NOW_MS), again]) == fold([again])

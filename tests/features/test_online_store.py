@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import redis
 
 from features.delta import Delta, Entity, Signal
 from features.engagement import Coordinate, Engagement, Kind
 from features.item import fold_item
-from features.online_store import FencedStore, Row, connect, parse_address, read_states
+from features.online_store import LOG_RETENTION_MS, FencedStore, Row, connect, parse_address, read_states
 from features.rows import ITEM, USER, encode_contained
 from features.user import UserState, fold_user
 from infra.errors import SettingsError, StoreFenced, StoreUnavailable
@@ -16,6 +17,7 @@ from infra.settings import Settings
 
 NOW_MS = 1_750_000_000_000
 PROJECT = "store_test"
+packed = msgspec.msgpack.encode
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def other_store(settings: Settings, store: FencedStore) -> Iterator[FencedStore]
 
 def click(row: Row, offset: int) -> Row:
     """Fold one more click into an item's row."""
-    fold_item(row.state, Delta(Entity.ITEM, "50", "50", Signal.CLICK, 1, NOW_MS + offset))
+    fold_item(row.state, Delta(Entity.ITEM, "50", "50", Signal.CLICK, 1, NOW_MS + offset, NOW_MS))
     row.contained["deltas-0"] = offset
     return row
 
@@ -58,7 +60,9 @@ def test_a_row_written_is_read_back_by_workers_and_by_the_scorer(store: FencedSt
 
 def test_a_users_row_keeps_the_windows_that_only_the_fold_needs(store: FencedStore) -> None:
     [row] = store.read_rows(USER, ["ü-1"])
-    event = Engagement(kind=Kind.CLICK, event_id="e", user_id="ü-1", event_ts_ms=NOW_MS, item_id="50")
+    event = Engagement(
+        kind=Kind.CLICK, event_id="e", user_id="ü-1", event_ts_ms=NOW_MS, ingested_ts_ms=NOW_MS, item_id="50"
+    )
     fold_user(row.state, Coordinate("clicks-0", 3), event)
     store.write_rows([row])
     [read] = store.read_rows(USER, ["ü-1"])
@@ -142,11 +146,26 @@ def test_workers_of_one_generation_share_it(store: FencedStore, other_store: Fen
 
 def test_checkpoints_are_kept_by_stage_and_log(store: FencedStore, other_store: FencedStore) -> None:
     assert store.read_checkpoints("stage-1") == {}
-    store.write_checkpoints("stage-1", {"plays-0": b"5", "clicks-1": b"7"})
-    store.write_checkpoints("stage-1", {"plays-0": b"6"})
-    store.write_checkpoints("stage-2", {"deltas-0": b"\x00\xff"})
-    assert other_store.read_checkpoints("stage-1") == {"plays-0": b"6", "clicks-1": b"7"}
-    assert other_store.read_checkpoints("stage-2") == {"deltas-0": b"\x00\xff"}
+    store.write_checkpoints("stage-1", {"plays-0": packed([5]), "clicks-1": packed([7])})
+    store.write_checkpoints("stage-1", {"plays-0": packed([6])})
+    store.write_checkpoints("stage-2", {"deltas-0": packed([9, {"plays-0": [3, 1]}])})
+    assert other_store.read_checkpoints("stage-1") == {"plays-0": packed([6]), "clicks-1": packed([7])}
+    assert other_store.read_checkpoints("stage-2") == {"deltas-0": packed([9, {"plays-0": [3, 1]}])}
+
+
+def test_a_checkpoint_never_moves_back(store: FencedStore, other_store: FencedStore) -> None:
+    store.write_checkpoints("stage-1", {"plays-0": packed([2**40 + 1])})
+    other_store.write_checkpoints("stage-1", {"plays-0": packed([2**40]), "clicks-1": packed([1])})
+    assert store.read_checkpoints("stage-1") == {"plays-0": packed([2**40 + 1]), "clicks-1": packed([1])}
+
+
+def test_redis_drops_a_row_only_when_its_fold_has_long_forgotten_it(
+    store: FencedStore, redis_client: redis.Redis
+) -> None:
+    row = click(*store.read_rows(ITEM, ["50"]), 1)
+    store.write_rows([row])
+    left_ms = int(redis_client.pttl(row.key))  # type: ignore[arg-type]
+    assert ITEM.retention_ms + LOG_RETENTION_MS - 60_000 < left_ms <= ITEM.retention_ms + LOG_RETENTION_MS
 
 
 def test_no_store_at_the_address_is_a_clear_error() -> None:

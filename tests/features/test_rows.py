@@ -47,6 +47,7 @@ def filled_state(family: RowFamily) -> Any:
                 event_id=f"event-{offset}",
                 user_id="u",
                 event_ts_ms=NOW_MS,
+                ingested_ts_ms=NOW_MS,
                 item_id="ü",
                 query="star wars",
                 thumb=Thumb.DOWN if kind is Kind.THUMB else Thumb.NONE,
@@ -56,7 +57,7 @@ def filled_state(family: RowFamily) -> Any:
     state = family.new_state()
     entity = next(entity for entity, owner in TARGET_FAMILIES.items() if owner is family)
     for signal in (Signal.IMPRESSION, Signal.CLICK, Signal.PLAY):
-        FOLDS[entity](state, Delta(entity, "key", "ü", signal, 1, NOW_MS))
+        FOLDS[entity](state, Delta(entity, "key", "ü", signal, 1, NOW_MS, NOW_MS))
     return state
 
 

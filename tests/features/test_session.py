@@ -1,7 +1,7 @@
 """The session: derived from the newest engagements, never folded."""
 
 from features.engagement import Kind
-from features.session import GAP_MS, SHOWN, VIEW, current_session
+from features.session import GAP_MS, SHOWN, VIEW, current_session, idle_ms
 from features.user import Moment, UserState
 
 NOW_MS = 1_750_000_000_000
@@ -38,8 +38,8 @@ def test_an_engagement_that_is_clamped_ahead_of_the_reader_is_in_the_session() -
 
 
 def test_the_view_shows_the_newest_engagements_oldest_first() -> None:
-    state = UserState(recent=moments(*range(SHOWN + 10, 0, -1)))
-    items, kinds, times, queries, as_of_ms, _ = VIEW.values(state)
+    state = UserState(recents={"clicks-0": moments(*range(SHOWN + 10, 0, -1))})
+    items, kinds, times, queries, *_, as_of_ms, _ = VIEW.values(state)
     assert items == [f"item-{index}" for index in range(10, SHOWN + 10)]
     assert kinds == [int(Kind.CLICK)] * SHOWN
     assert times == sorted(times)
@@ -48,4 +48,20 @@ def test_the_view_shows_the_newest_engagements_oldest_first() -> None:
 
 
 def test_the_view_of_an_empty_row_is_empty() -> None:
-    assert VIEW.values(UserState())[:5] == ([], [], [], [], 0)
+    assert VIEW.values(UserState())[:-1] == ([], [], [], [], 0, 0, 0, 0, [], 0)
+
+
+def test_the_view_counts_the_session_of_the_newest_engagement() -> None:
+    minute_ms = 60_000
+    last_session = [
+        Moment(NOW_MS - 9 * minute_ms, 1, int(Kind.CLICK), "a", 0, "noir"),
+        Moment(NOW_MS - 5 * minute_ms, 2, int(Kind.PLAY), "a", 80, "noir"),
+        Moment(NOW_MS - 2 * minute_ms, 3, int(Kind.THUMB), "a", 1),
+    ]
+    earlier = Moment(NOW_MS - 40 * minute_ms, 4, int(Kind.CLICK), "b", 0, "western")
+    state = UserState(recents={"clicks-0": [earlier, last_session[0]], "plays-0": last_session[1:]})
+    row = dict(zip((spec.name for spec in VIEW.features), VIEW.values(state), strict=True))
+    assert (row["session_clicks"], row["session_plays"], row["session_thumbs"]) == (1, 1, 1)
+    assert row["session_length_ms"] == 7 * minute_ms
+    assert row["session_last_queries"] == ["noir", "western"]
+    assert idle_ms(state, NOW_MS) == 2 * minute_ms

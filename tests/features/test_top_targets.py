@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from features.decay import DAY_MS
 from features.delta import Delta, Entity, Signal
 from features.query import HALF_LIFE_MS, VIEW, fold_query
-from features.top_targets import CAPACITY, TopTargetsState, engagement_at, ranked_targets
+from features.top_targets import CAPACITY, RETENTION_MS, TopTargetsState, engagement_at, ranked_targets
 
 NOW_MS = 1_750_000_000_000
 DELTAS = st.lists(
@@ -22,7 +22,7 @@ DELTAS = st.lists(
 
 
 def query_delta(item_id: str, signal: Signal, at_ms: int) -> Delta:
-    return Delta(Entity.QUERY, "star wars", item_id, signal, 1, at_ms)
+    return Delta(Entity.QUERY, "star wars", item_id, signal, 1, at_ms, at_ms)
 
 
 def fold(deltas: list[Delta]) -> TopTargetsState:
@@ -117,3 +117,8 @@ def test_what_an_eviction_costs_is_bounded_by_the_least_that_was_kept() -> None:
     fold_query(state, query_delta(evicted, Signal.CLICK, NOW_MS))
     unbounded = 1.0 + 2.0 ** (-(DAY_MS + 2 * CAPACITY - 1) / HALF_LIFE_MS)
     assert 0 < unbounded - engagement_at(state.targets[evicted], NOW_MS, HALF_LIFE_MS) <= least
+
+
+def test_a_row_that_was_idle_for_longer_than_its_retention_begins_anew() -> None:
+    again = query_delta("new", Signal.CLICK, NOW_MS + RETENTION_MS + 1)
+    assert fold([query_delta("old", Signal.CLICK, NOW_MS), again]) == fold([again])

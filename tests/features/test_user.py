@@ -18,6 +18,7 @@ from features.engagement import Coordinate, Engagement, Kind, Thumb
 from features.user import (
     CLICK_WEIGHT,
     RECENT_CAPACITY,
+    RETENTION_MS,
     SEEN_CAPACITY,
     THUMB_CAPACITY,
     TITLE_CAPACITY,
@@ -31,9 +32,8 @@ TIMES = st.integers(NOW_MS - 30 * DAY_MS, NOW_MS)
 
 
 def engagement(kind: Kind = Kind.CLICK, event_id: str = "event-0", **fields: Any) -> Engagement:
-    return Engagement(
-        **{"kind": kind, "event_id": event_id, "user_id": "u", "event_ts_ms": NOW_MS, "item_id": "50", **fields}
-    )
+    common = {"user_id": "u", "event_ts_ms": NOW_MS, "ingested_ts_ms": NOW_MS, "item_id": "50"}
+    return Engagement(**{"kind": kind, "event_id": event_id, **common, **fields})
 
 
 def fold(engagements: Iterable[Engagement], state: UserState | None = None) -> tuple[UserState, list[Delta]]:
@@ -147,9 +147,9 @@ def test_thumbs_in_any_order_give_the_same_thumbs_and_the_retractions_net_out(
 def test_a_newer_thumb_retracts_the_older_one_at_its_own_time() -> None:
     _, deltas = fold(thumbs((NOW_MS - DAY_MS, Thumb.UP), (NOW_MS, Thumb.DOWN)))
     assert deltas == [
-        Delta(Entity.ITEM, "50", "50", Signal.THUMB_UP, 1, NOW_MS - DAY_MS),
-        Delta(Entity.ITEM, "50", "50", Signal.THUMB_UP, -1, NOW_MS - DAY_MS),
-        Delta(Entity.ITEM, "50", "50", Signal.THUMB_DOWN, 1, NOW_MS),
+        Delta(Entity.ITEM, "50", "50", Signal.THUMB_UP, 1, NOW_MS - DAY_MS, NOW_MS),
+        Delta(Entity.ITEM, "50", "50", Signal.THUMB_UP, -1, NOW_MS - DAY_MS, NOW_MS),
+        Delta(Entity.ITEM, "50", "50", Signal.THUMB_DOWN, 1, NOW_MS, NOW_MS),
     ]
 
 
@@ -250,7 +250,7 @@ def test_history_shows_the_heaviest_titles_and_the_thumbs_in_force() -> None:
             engagement(Kind.THUMB, "thumb-2", item_id="disliked", thumb=Thumb.DOWN),
         ]
     )
-    items, weights, thumb_items, thumb_values, as_of_ms, _ = user_history.VIEW.values(state)
+    items, weights, thumb_items, thumb_values, *_, as_of_ms, _ = user_history.VIEW.values(state)
     assert items == ["loved", "played", "clicked", "disliked"]
     assert weights == [1.5, 1.0, CLICK_WEIGHT, -2.0]
     assert (thumb_items, thumb_values) == (["disliked", "loved"], [-1, 2])
@@ -262,3 +262,21 @@ def test_a_refused_repeat_leaves_the_state_as_it_was() -> None:
     before = copy.deepcopy(state)
     fold_user(state, Coordinate("clicks-1", 9), engagement())
     assert state == before
+
+
+def test_a_log_that_was_idle_for_longer_than_the_retention_begins_anew() -> None:
+    late_ms = NOW_MS + RETENTION_MS + 1
+    plays = [engagement(Kind.PLAY, "play-0", watched_ms=1, duration_ms=1)]
+    clicks = [engagement(Kind.CLICK, "click-0"), engagement(Kind.CLICK, "click-1", ingested_ts_ms=late_ms)]
+    state, deltas = fold([*plays, *clicks])
+    assert len(state.recents["clicks-1"]) == 1
+    assert len(state.recents["plays-0"]) == 1
+    assert len(state.recent) == 2
+    assert len(deltas) == 3
+    assert fold([clicks[1]])[0].logs["clicks-1"] == state.logs["clicks-1"]
+
+
+def test_a_log_that_comes_back_just_in_time_keeps_its_memory() -> None:
+    in_time = engagement(Kind.CLICK, "click-1", ingested_ts_ms=NOW_MS + RETENTION_MS)
+    state, _ = fold([engagement(Kind.CLICK, "click-0"), in_time])
+    assert len(state.recents["clicks-1"]) == 2

@@ -34,7 +34,7 @@ class Followed:
 
 def play(store: FencedStore, item_id: str, *, age_ms: int = 0) -> None:
     row = store.read_rows(ITEM, [item_id])[0]
-    fold_item(row.state, Delta(Entity.ITEM, item_id, item_id, Signal.PLAY, 1, now_ms() - age_ms))
+    fold_item(row.state, Delta(Entity.ITEM, item_id, item_id, Signal.PLAY, 1, now_ms() - age_ms, now_ms()))
     row.contained["deltas-0"] = row.contained.get("deltas-0", 0) + 1
     assert store.write_rows([row]) == [True]
 

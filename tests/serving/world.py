@@ -60,6 +60,7 @@ class World:
             event_id=f"event-{self._offset:016d}",
             user_id=user_id,
             event_ts_ms=now_ms() - age_ms,
+            ingested_ts_ms=now_ms(),
             item_id=item_id,
             watched_ms=90 if kind is Kind.PLAY else 0,
             duration_ms=100 if kind is Kind.PLAY else 0,

@@ -18,6 +18,7 @@ from features.user import UserState, fold_user
 from infra.errors import StoreFenced
 from infra.metrics import Metrics
 from infra.settings import Settings
+from streams.checkpoints import decode_checkpoints
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta, decode_deltas, send_deltas
 from streams.events import Click, Engaged, Play, Ranking, ServedItem, Thumb, decode_record, encode_event, to_engagement
@@ -28,6 +29,7 @@ from streams.target_agent import TargetStage
 PARTITIONS = 2
 BEGIN_MS = 1_700_000_000_000
 PROJECT = "nowrank"
+CACHE_BYTES = 64 * 1024 * 1024
 
 
 class Crash(Exception):
@@ -82,12 +84,12 @@ class Worker:
         shared = SharedStore(self.store)
         metrics = Metrics("worker")
         self.metrics = metrics
-        self.session = SessionStage(shared, logs.send_deltas, logs.send_dead_letters, metrics, 300_000)
-        self.target = TargetStage(shared, logs.send_dead_letters, metrics)
-        self.next_offsets = {
-            **self.session.begin(self.store.read_checkpoints("session")),
-            **self.target.begin(self.store.read_checkpoints("target")),
-        }
+        self.session = SessionStage(shared, logs.send_deltas, logs.send_dead_letters, metrics, 300_000, CACHE_BYTES)
+        self.target = TargetStage(shared, logs.send_dead_letters, metrics, CACHE_BYTES)
+        self.session.begin(decode_checkpoints(self.store.read_checkpoints("session")))
+        self.target.begin(decode_checkpoints(self.store.read_checkpoints("target")))
+        checkpoints = {**self.session.checkpoints, **self.target.checkpoints}
+        self.next_offsets = {log: checkpoint.next_offset for log, checkpoint in checkpoints.items()}
 
     async def catch_up(self, batch: int = 7) -> None:
         """Apply what the checkpoints do not cover yet."""
@@ -139,7 +141,7 @@ def assert_rows_equal_the_log(settings: Settings, client: redis.Redis, logs: Log
         wanted = expected[name, key]
         state.updated_ms = wanted.updated_ms  # counts writes: the one thing that depends on how batches were cut
         if isinstance(wanted, UserState):
-            state.seen = wanted.seen  # not read by readers
+            state.seen, state.touched_ms = wanted.seen, wanted.touched_ms  # not read by readers
         assert state == wanted, (name, key)
 
 
@@ -209,7 +211,8 @@ def test_a_zombie_with_old_rows_is_refused_and_folds_nothing_twice(
     for event in events[30:]:
         logs.publish(event)
     work(settings, logs)
-    later = [record for record in logs.records if record.offset >= zombie.session.next_offsets.get(record.log, 0)]
+    seen = {log: checkpoint.next_offset for log, checkpoint in zombie.session.checkpoints.items()}
+    later = [record for record in logs.records if record.offset >= seen.get(record.log, 0)]
     asyncio.run(SessionApplied(zombie, later).run())
     work(settings, logs)
     assert_rows_equal_the_log(settings, redis_client, logs)
