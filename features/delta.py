@@ -28,7 +28,7 @@ class Signal(IntEnum):
     THUMB_DOWN = 4
 
 
-class Delta(msgspec.Struct, frozen=True, array_like=True):
+class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`amount` (+1, or -1 for a retraction) of `signal` for `item_id` in the row of `key`, at the engagement's own
     time; `ingested_ts_ms` is the broker's time of the record that caused it.
     """

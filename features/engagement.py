@@ -47,7 +47,7 @@ class Coordinate(NamedTuple):
     offset: int
 
 
-class Engagement(msgspec.Struct, frozen=True, kw_only=True):
+class Engagement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One engagement; `event_ts_ms` is clamped to `ingested_ts_ms`, the record's broker timestamp; `query` is
     normalised or None.
     """

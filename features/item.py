@@ -19,6 +19,7 @@ RETENTION_MS = 90 * DAY_MS
 _WIDTH = len(HALF_LIVES)
 _SLOT = {Signal.IMPRESSION: 0, Signal.CLICK: 1, Signal.PLAY: 2, Signal.THUMB_UP: 5, Signal.THUMB_DOWN: 6}
 _COMPLETED, _WATCHED = 3, 4
+_THUMBS = (Signal.THUMB_UP, Signal.THUMB_DOWN)
 
 
 class ItemState(msgspec.Struct, array_like=True):
@@ -50,7 +51,8 @@ def fold_item(state: ItemState, delta: Delta) -> None:
         weights = [1.0] * _WIDTH
     else:
         weights = [decay_factor(state.as_of_ms - at_ms, half_life) for half_life in HALF_LIVES]
-    state.first_seen_ms = min(state.first_seen_ms, at_ms) if state.first_seen_ms else at_ms
+    if delta.signal not in _THUMBS:  # a thumb may be taken back, and with it what it said of the first time
+        state.first_seen_ms = min(state.first_seen_ms or at_ms, at_ms)
     _add(state, _SLOT[delta.signal], delta.amount, weights)
     if delta.watched_ms:
         _add(state, _WATCHED, delta.amount * delta.watched_ms, weights)
@@ -94,7 +96,7 @@ VIEW = ViewSpec(
             for name in SUMS
         ),
         FeatureSpec("item_as_of_ms", DType.INT64, 0, "event time at which the sums stand"),
-        FeatureSpec("item_first_seen_ms", DType.INT64, 0, "event time of the first engagement"),
+        FeatureSpec("item_first_seen_ms", DType.INT64, 0, "event time of the first engagement that is no thumb"),
         packed_spec("item"),
     ),
     values=_values,

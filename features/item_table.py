@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from features.catalogue import Item
 from features.item import SUMS, ItemState
+from features.rates import CatalogueTotals
 from features.text import normalise_query
 from features.tokens import GENRE_BUCKETS, genre_token, text_tokens
 
@@ -26,6 +27,7 @@ class ItemTable:
         self.ids: list[str] = [""]
         self.items: list[Item | None] = [None]
         self.titles: list[str] = [""]
+        self.totals = CatalogueTotals()
         self.sums = np.zeros((capacity, len(SUMS)))
         self.as_of_ms = np.zeros(capacity, np.int64)
         self.first_seen_ms = np.zeros(capacity, np.int64)
@@ -69,6 +71,7 @@ class ItemTable:
 
     def set_state(self, slot: int, state: ItemState) -> None:
         """Put an item row in."""
+        self.totals.replace(self.sums[slot], int(self.as_of_ms[slot]), state.sums, state.as_of_ms)
         self.sums[slot] = state.sums
         self.as_of_ms[slot] = state.as_of_ms
         self.first_seen_ms[slot] = state.first_seen_ms

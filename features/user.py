@@ -29,7 +29,7 @@ _THUMBS = {int(thumb): thumb for thumb in Thumb}
 _THUMB_WEIGHTS = {Thumb.NONE: 0.0, Thumb.UP: 1.0, Thumb.DOUBLE_UP: 1.5, Thumb.DOWN: -2.0}
 
 
-class Moment(msgspec.Struct, array_like=True, frozen=True):
+class Moment(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One remembered engagement; `value` is the watched share in percent, or the thumb."""
 
     event_ts_ms: int
@@ -40,14 +40,14 @@ class Moment(msgspec.Struct, array_like=True, frozen=True):
     query: str | None = None
 
 
-class Title(msgspec.Struct, array_like=True):
+class Title(msgspec.Struct, array_like=True, gc=False):
     """A title's decayed weight for the user, as of `as_of_ms`, its newest engagement."""
 
     as_of_ms: int
     weight: float
 
 
-class ThumbMemory(msgspec.Struct, array_like=True, frozen=True):
+class ThumbMemory(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The newest thumb on a target; `NONE` stays as a tombstone."""
 
     event_ts_ms: int
@@ -144,7 +144,8 @@ def fold_user(state: UserState, coordinate: Coordinate, engagement: Engagement) 
 
 def _fold_engaged(state: UserState, log: str, engagement: Engagement, id_hash: int) -> list[Delta]:
     memory = state.logs.setdefault(log, LogMemory())
-    value = int(engagement.thumb) if engagement.kind is Kind.THUMB else round(100 * engagement.watched_share)
+    watched_share = engagement.watched_share
+    value = int(engagement.thumb) if engagement.kind is Kind.THUMB else round(100 * watched_share)
     moment = Moment(engagement.event_ts_ms, id_hash, int(engagement.kind), engagement.item_id, value, engagement.query)
     for newest_moments in (state.recents.setdefault(log, []), state.recent):
         insort(newest_moments, moment, key=_moment_order)
@@ -154,12 +155,8 @@ def _fold_engaged(state: UserState, log: str, engagement: Engagement, id_hash: i
     if engagement.kind is Kind.CLICK:
         _weigh(memory, engagement.item_id, CLICK_WEIGHT, engagement.event_ts_ms)
         return _context_deltas(engagement, engagement.item_id, Signal.CLICK)
-    _weigh(
-        memory,
-        engagement.item_id,
-        PLAY_BASE_WEIGHT + (1 - PLAY_BASE_WEIGHT) * engagement.watched_share,
-        engagement.event_ts_ms,
-    )
+    weight = PLAY_BASE_WEIGHT + (1 - PLAY_BASE_WEIGHT) * watched_share
+    _weigh(memory, engagement.item_id, weight, engagement.event_ts_ms)
     return _context_deltas(engagement, engagement.item_id, Signal.PLAY)
 
 
@@ -226,9 +223,5 @@ def _context_deltas(engagement: Engagement, item_id: str, signal: Signal) -> lis
         (Entity.SOURCE_ITEM, engagement.source_item_id),
         (Entity.COUNTRY, engagement.country),
     )
-    times_ms = engagement.event_ts_ms, engagement.ingested_ts_ms
-    return [
-        Delta(entity, key, item_id, signal, 1, *times_ms, engagement.watched_ms, engagement.completed)
-        for entity, key in keys
-        if key is not None
-    ]
+    added = engagement.event_ts_ms, engagement.ingested_ts_ms, engagement.watched_ms, engagement.completed
+    return [Delta(entity, key, item_id, signal, 1, *added) for entity, key in keys if key is not None]

@@ -19,6 +19,7 @@ from features.decay import HALF_LIVES_MS, decay_factor
 from features.engagement import Kind, Task
 from features.item import HALF_LIVES, SIGNALS
 from features.item_table import ItemTable
+from features.rates import RATED, smoothed
 from features.session import current_session
 from features.top_targets import TopTargetsState
 from features.user import Moment, UserState
@@ -32,11 +33,8 @@ COUNTED = ("impressions", "clicks", "plays", "thumbs_up", "thumbs_down")
 _THUMB = int(Kind.THUMB)
 _HALF_LIVES_MS = np.array(HALF_LIVES)
 _COUNTED = [SIGNALS.index(signal) for signal in COUNTED]
-_PLAYS, _COMPLETED, _THUMBS_UP = (SIGNALS.index(signal) for signal in ("plays", "completed_plays", "thumbs_up"))
+_PLAYS, *_RATED = (SIGNALS.index(signal) for signal in ("plays", *RATED))
 HISTORY_TITLES = 50
-PRIOR_PLAYS = 10.0
-PRIOR_COMPLETION_RATIO = 0.5
-PRIOR_THUMBS_UP_RATIO = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +76,7 @@ COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 @dataclass(frozen=True)
 class Context:
     """Everything about a request that is not a candidate. `query` is normalised. Rows that could not be read are None.
+    Without `priors` of the smoothed rates, those of the item table hold.
 
     What is derived from the user's state is computed once, so the state must not change while its context is in use.
     """
@@ -91,6 +90,7 @@ class Context:
     query_targets: TopTargetsState | None = None
     source_targets: TopTargetsState | None = None
     country_targets: TopTargetsState | None = None
+    priors: tuple[float, ...] = ()
 
     @cached_property
     def session(self) -> list[Moment]:
@@ -123,6 +123,7 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
     """The (N, F) matrix of COLUMNS for the candidates in `slots`; the phase `features` of a request is mostly this."""
     nothing = np.zeros(len(slots), np.float32)
     similar = similarities or Similarities(nothing, nothing, nothing)
+    priors = context.priors or table.totals.priors(context.now_ms)
     ids = [table.ids[slot] for slot in slots.tolist()]
     weights = context.title_weights
     counts = _session_counts(context.session)
@@ -133,7 +134,7 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
     )
     source_genres, user_genres, session_genres = (table.genres[slots] @ np.stack(profiles, axis=1)).T
     parts = [
-        *item_columns(table, slots, context.now_ms),
+        *item_columns(table, slots, context.now_ms, priors),
         *_target_columns(ids, context.query_targets, context.now_ms, query.HALF_LIFE_MS),
         *_target_columns(ids, context.source_targets, context.now_ms, source_item.HALF_LIFE_MS),
         *_target_columns(ids, context.country_targets, context.now_ms, country.HALF_LIFE_MS),
@@ -154,19 +155,20 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
     return matrix
 
 
-def item_columns(table: ItemTable, slots: Slots, now_ms: int) -> list[Matrix]:
+def item_columns(table: ItemTable, slots: Slots, now_ms: int, priors: tuple[float, ...]) -> list[Matrix]:
     """The decayed counts at `now_ms` as log1p, the smoothed rates and the age."""
     ages_ms = np.maximum(now_ms - table.as_of_ms[slots], 0)[:, None]
     factors = np.exp2(-ages_ms / _HALF_LIVES_MS)
     sums = np.maximum(table.sums[slots].reshape(len(slots), len(SIGNALS), len(HALF_LIVES)) * factors[:, None, :], 0.0)
     counted = np.log1p(sums[:, _COUNTED, :]).reshape(len(slots), len(COUNTED) * len(HALF_LIVES))
-    plays, completed, thumbs_up = sums[:, _PLAYS, -1], sums[:, _COMPLETED, -1], sums[:, _THUMBS_UP, -1]
+    rates = [
+        smoothed(sums[:, slot, -1], sums[:, _PLAYS, -1], prior) for slot, prior in zip(_RATED, priors, strict=True)
+    ]
     first_seen_ms = table.first_seen_ms[slots]
     age_days = np.where(first_seen_ms > 0, np.maximum(now_ms - first_seen_ms, 0) / 86_400_000, 0.0)
     return [
         *counted.T,
-        (completed + PRIOR_PLAYS * PRIOR_COMPLETION_RATIO) / (plays + PRIOR_PLAYS),
-        (thumbs_up + PRIOR_PLAYS * PRIOR_THUMBS_UP_RATIO) / (plays + PRIOR_PLAYS),
+        *rates,
         np.log1p(age_days),
     ]
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import redis
 
-from features.online_store import connect
+from features.online_store import GENERATION_KEY, connect
 from infra.clock import monotonic_s
 
 CHANNEL = b"__redis__:invalidate"
@@ -33,7 +33,7 @@ class Invalidations:
         self._heard_s = monotonic_s()
 
     def wait(self, timeout_s: float) -> list[bytes]:
-        """The keys named within `timeout_s`; `EVERYTHING` after a flush.
+        """The keys named within `timeout_s`; `EVERYTHING` after a flush or a rebuild.
 
         Raises `ConnectionError` when the store has fallen silent.
         """
@@ -60,7 +60,9 @@ class Invalidations:
 
 
 def _keys(message: Any) -> list[bytes]:
-    """The keys in a message; `[b"message", channel, None]` is a flush, `[b"pong", b""]` a sign of life."""
+    """The keys in a message; `[b"message", channel, None]` is a flush, `[b"pong", b""]` a sign of life. A new
+    generation is a new store: `nowrank rebuild` puts one in the old one's place without a word about its rows.
+    """
     if not isinstance(message, list) or message[0] != b"message":
         return []
-    return [EVERYTHING] if message[2] is None else message[2]
+    return [EVERYTHING] if message[2] is None or GENERATION_KEY in message[2] else message[2]

@@ -90,7 +90,9 @@ class Library:
     def refresh(self, now_ms: int) -> None:
         """Compute what is trending, and index the titles anew when they have changed."""
         slots = np.arange(len(self.table))
-        self.strength_V = trending_scores(item_columns(self.table, slots, now_ms)).astype(np.float32)
+        self.strength_V = trending_scores(
+            item_columns(self.table, slots, now_ms, self.table.totals.priors(now_ms))
+        ).astype(np.float32)
         self.strength_V[0] = -np.inf
         self.trending_slots = np.lexsort((slots, -self.strength_V))[:-1].tolist()
         if self._titles_version != self.content_version:

@@ -1,6 +1,6 @@
 """The near cache: every item row of the online store, kept as fresh as Redis can say.
 
-Enters: the store's invalidations (`CLIENT TRACKING` in broadcast mode over the prefix of the item keys). Leaves:
+Enters: the store's invalidations (`CLIENT TRACKING` in broadcast mode over the item keys and the generation). Leaves:
 batches of `ItemRow`s, handed to the thread that owns the item table. Started by the scorer's process; runs in a thread
 of its own.
 
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import redis
 
 from features.item import ItemState
-from features.online_store import connect
+from features.online_store import GENERATION_KEY, connect
+from features.probe import is_probe
 from features.rows import CONTAINED_FIELD, ITEM, entity_prefix, entity_value
 from infra.clock import monotonic_s, now_ms
 from infra.settings import Settings
@@ -30,6 +31,7 @@ MAX_ROWS = 200_000
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
 PREFIX = entity_prefix(ITEM.join_key)
 _LENGTH_AT = len(PREFIX) + 4  # after the value's type
+_FOLLOWED = ("PREFIX", PREFIX, "PREFIX", GENERATION_KEY)
 _FIELDS = [*ITEM.packed_fields, CONTAINED_FIELD]
 
 log = logging.getLogger(__name__)
@@ -103,9 +105,7 @@ class NearCache:
         listener = Invalidations(self._settings.redis)
         connection: Any = reader.client()  # type: ignore[no-untyped-call]  # one connection: tracking belongs to it
         try:
-            connection.execute_command(
-                "CLIENT", "TRACKING", "ON", "REDIRECT", listener.client_id, "BCAST", "PREFIX", PREFIX
-            )
+            connection.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", listener.client_id, "BCAST", *_FOLLOWED)
             self._read_all(connection, listener)
             self._report(True)
             self._tried.set()
@@ -150,7 +150,7 @@ class NearCache:
 
     def _refresh(self, connection: Any, listener: "Invalidations") -> None:
         changed, self._changed = self._changed, {}
-        if EVERYTHING in changed:  # a flush, perhaps of another database of the same server
+        if EVERYTHING in changed:  # a rebuild; a flush, perhaps of another database of the same server
             self._read_all(connection, listener)
             return
         if len(self._known) + len(changed) > MAX_ROWS:
@@ -189,9 +189,10 @@ class NearCache:
                 self._changed.setdefault(key, at_s)
 
     def _item_id(self, key: bytes) -> str | None:
-        """The item that a key is of; None for a key of another project."""
+        """The item that a key is of; None for a key of another project, and for a canary's title."""
         end = len(key) - len(self._project)
         length = int.from_bytes(key[_LENGTH_AT : _LENGTH_AT + 4], "little")
         if _LENGTH_AT + 4 + length != end or key[end:] != self._project:
             return None
-        return entity_value(key, ITEM.join_key, self._settings.feast_project)
+        item_id = entity_value(key, ITEM.join_key, self._settings.feast_project)
+        return None if is_probe(item_id) else item_id

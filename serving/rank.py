@@ -45,7 +45,7 @@ class Ranker:
         phases.end("store")
 
         model = self.scorer.model
-        context = _to_context(task, query, request, rows, at_ms)
+        context = _to_context(task, query, request, rows, at_ms, self.scorer.library.table.totals.priors(at_ms))
         found = self._candidates(request, model, context)
         phases.end("candidates")
 
@@ -59,7 +59,7 @@ class Ranker:
         ranked = _Ranked(request.id or str(uuid.uuid4()), at_ms, rows, found, prepared, scored, order)
         items = _to_items(self.scorer, ranked, request.explain)
         if request.log and order:
-            self.rankings.put(_to_ranking(self.scorer.library, ranked, request))
+            self.rankings.put(_to_ranking(self.scorer.library, ranked, request, context.priors))
         phases.end("answer")
 
         status = to_status(rows, has_model=model is not None)
@@ -122,7 +122,9 @@ def to_status(rows: RowsRead, *, has_model: bool) -> Status:
     return Status(level=level, store=rows.store, model="ok" if has_model else "missing", user=rows.user_status)
 
 
-def _to_context(task: Task, query: str | None, request: RankRequest, rows: RowsRead, at_ms: int) -> Context:
+def _to_context(
+    task: Task, query: str | None, request: RankRequest, rows: RowsRead, at_ms: int, priors: tuple[float, ...]
+) -> Context:
     return Context(
         task=task,
         now_ms=at_ms,
@@ -133,6 +135,7 @@ def _to_context(task: Task, query: str | None, request: RankRequest, rows: RowsR
         query_targets=rows.targets.get("query"),
         source_targets=rows.targets.get("source_item"),
         country_targets=rows.targets.get("country"),
+        priors=priors,
     )
 
 
@@ -152,7 +155,7 @@ def _to_items(scorer: Scorer, ranked: _Ranked, explain: bool) -> list[RankedItem
     ]
 
 
-def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest) -> Ranking:
+def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest, priors: tuple[float, ...]) -> Ranking:
     """What is logged: the answer, the exact features behind it, and the offsets in every row that they came from."""
     shown = [(ranked.found.item_ids[index], index) for index in ranked.order]
     item_offsets = {f"item:{item_id}": offsets for item_id, _ in shown if (offsets := library.contained(item_id))}
@@ -175,6 +178,7 @@ def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest) -> Rank
         country=request.country,
         model=_version(ranked.prepared),
         contained={**ranked.rows.contained, **item_offsets},
+        priors=list(priors),
     )
 
 

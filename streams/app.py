@@ -97,7 +97,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
         await or_end(begin(), "the assignment could not begin")
         log.info("assigned %s", {f"{tp.topic}-{tp.partition}": offset for tp, offset in sorted(offsets.items())})
-        runtime.is_ready = True
+        runtime.resumed()
         return offsets
 
 
@@ -157,6 +157,10 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
 
     add_stage(SESSION_STAGE, *EVENT_TOPICS)
     add_stage(TARGET_STAGE, DELTAS)
+
+    @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
+    async def revoked(*_: Any, **__: Any) -> None:
+        runtime.revoked()
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def stop(*_: Any, **__: Any) -> None:

@@ -2,13 +2,13 @@
 lives.
 
 Enters: records of the compacted topic `items`. Leaves: a `Catalogue`, or `InvalidEvent` for a record that is no title.
-Called by the producer client, the scorer and training.
+Called by the producer client, the scorer, training and the workers' count of unknown titles.
 """
 
 import logging
 import threading
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
@@ -23,6 +23,7 @@ from streams.events import MAX_EVENT_BYTES, invalid_event
 from streams.log_ends import read_log_ends
 
 POLL_MS = 500
+POLL_RECORDS = 500
 METADATA_AGE_MS = 5_000
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 5.0
@@ -65,20 +66,41 @@ def read_catalogue(settings: Settings, timeout_s: float = 10.0) -> Catalogue:
     """
     reader = _connect(settings, timeout_s)
     try:
-        return reader.read_to_end(timeout_s)
+        return reader.read_to_end(timeout_s, Catalogue())
     except KafkaError as error:
         raise BrokerUnavailable(f"the catalogue could not be read at {settings.kafka!r}: {error}") from error
     finally:
         reader.close()
 
 
-class CatalogueFollower:
-    """Keeps `catalogue` equal to the topic in a background thread; a broker that is away leaves it as it is and is
-    tried again.
+class Titles(Protocol):
+    """What can be kept equal to the topic: the catalogue, or less of it."""
+
+    def put(self, item: Item, /) -> None:
+        """Add a title, or replace the one with the same id."""
+
+    def remove(self, item_id: str, /) -> None:
+        """Forget a title."""
+
+    def replace(self, other: Self, /) -> None:
+        """Hold exactly what `other` holds, in one step."""
+
+
+T = TypeVar("T", bound=Titles)
+
+
+class ItemsFollower(Generic[T]):
+    """Keeps `titles` equal to the topic in a background thread; a broker that is away leaves them as they are and is
+    tried again. `pause_s` after each POLL_RECORDS keeps a long topic from taking the process's time.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.catalogue = Catalogue()
+    read_timeout_s = 60.0
+    last_retry_s = LAST_RETRY_S
+
+    def __init__(self, settings: Settings, new_titles: Callable[[], T], pause_s: float = 0.0) -> None:
+        self.titles = new_titles()
+        self._new_titles = new_titles
+        self._pause_s = pause_s
         self._settings = settings
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -112,17 +134,32 @@ class CatalogueFollower:
             except (KafkaError, BrokerUnavailable, OSError) as error:
                 log.warning("the catalogue cannot be followed, next try in %.1f s: %s", retry_s, error)
                 self._stop.wait(retry_s)
-                retry_s = min(LAST_RETRY_S, 2 * retry_s)
+                retry_s = min(self.last_retry_s, 2 * retry_s)
 
     def _follow(self) -> None:
         reader = _connect(self._settings, timeout_s=LAST_RETRY_S)
         try:
-            self.catalogue.replace(reader.read_to_end(timeout_s=60.0))
+            self.titles.replace(
+                reader.read_to_end(self.read_timeout_s, self._new_titles(), lambda: self._stop.wait(self._pause_s))
+            )
             self._ready.set()
             while not self._stop.is_set() and not reader.is_other_log():
-                apply_records(self.catalogue, reader.poll())
+                apply_records(self.titles, reader.poll())
+                self._stop.wait(self._pause_s)
         finally:
             reader.close()
+
+
+class CatalogueFollower(ItemsFollower[Catalogue]):
+    """Keeps a whole `catalogue` equal to the topic."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, Catalogue)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The titles as the topic has them."""
+        return self.titles
 
 
 class _Reader:
@@ -131,19 +168,21 @@ class _Reader:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
 
-    def read_to_end(self, timeout_s: float) -> Catalogue:
-        """Everything up to where the topic ended when this was called."""
+    def read_to_end(self, timeout_s: float, titles: T, pause: Callable[[], object] = lambda: None) -> T:
+        """Put everything up to where the topic ended when this was called into `titles`; `pause` comes after each
+        poll.
+        """
         deadline_s = monotonic_s() + timeout_s
         partitions = [TopicPartition(topics.ITEMS, number) for number in self._partitions(deadline_s)]
         ends = read_log_ends(self._consumer, partitions, timeout_s)
         self._consumer.assign(partitions)
         self._consumer.seek_to_beginning(*partitions)
-        catalogue = Catalogue()
         while any(self._consumer.position(partition) < end for partition, end in ends.items()):
             if monotonic_s() > deadline_s:
                 raise BrokerUnavailable(f"topic {topics.ITEMS!r} was not read to its end within {timeout_s} s")
-            apply_records(catalogue, self.poll())
-        return catalogue
+            apply_records(titles, self.poll())
+            pause()
+        return titles
 
     def is_other_log(self) -> bool:
         """Whether the topic is not the one that was read: it ends before what was read, or has other partitions.
@@ -172,16 +211,16 @@ class _Reader:
         return sorted(partitions)
 
 
-def apply_records(catalogue: Catalogue, records: Iterable[Any]) -> None:
+def apply_records(titles: Titles, records: Iterable[Any]) -> None:
     """Put or remove what each record (`key`, `value`, `offset`) says; a record that is no title is logged and left
     out.
     """
     for record in records:
         if record.value is None:
-            catalogue.remove((record.key or b"").decode("utf-8", "replace"))
+            titles.remove((record.key or b"").decode("utf-8", "replace"))
             continue
         try:
-            catalogue.put(decode_item(record.value))
+            titles.put(decode_item(record.value))
         except InvalidEvent as error:
             log.warning("record %d of topic %r is no title: %s", record.offset, topics.ITEMS, error)
 
@@ -196,6 +235,7 @@ def _connect(settings: Settings, timeout_s: float) -> _Reader:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             allow_auto_create_topics=False,
+            max_poll_records=POLL_RECORDS,
             bootstrap_timeout_ms=int(min(3.0, timeout_s) * 1000),
             reconnect_backoff_max_ms=1_000,
             metadata_max_age_ms=METADATA_AGE_MS,

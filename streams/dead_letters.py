@@ -1,27 +1,34 @@
 """Dead letters: records that could not be folded, kept with the reason.
 
 Enters: records that stage 1 or 2 refused. Leaves: JSON on the `dead-letters` topic; for an operator, a list of them,
-one in full, and the raw bytes sent again. Called by both stages and by `nowrank dead-letters`.
+one in full, and the bytes sent again, as they were or repaired. Called by both stages and by `nowrank dead-letters`.
 """
 
 import base64
+import binascii
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from infra.errors import BrokerUnavailable, NowrankError
+from infra.clock import monotonic_s, now_ms
+from infra.errors import BrokerUnavailable, InvalidEvent, NowrankError
 from infra.settings import Settings
+from streams.events import decode_record, to_engagement
 from streams.log_ends import read_log_ends
 from streams.producer import Producer
-from streams.topics import DEAD_LETTERS
+from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS
 
 if TYPE_CHECKING:
     from streams.stage import Record
 
-READ_TIMEOUT_MS = 5_000
+POLL_MS = 500
+STALL_S = 30.0
+# The reason of what stands on the topic `dead-letters` and is no dead letter itself.
+UNREADABLE = "unreadable"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,46 +71,75 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
     return msgspec.json.encode(letter)
 
 
+def decode_dead_letter(value: bytes | None, place: DeadLetter) -> DeadLetter:
+    """The dead letter in a record of the topic; `place`, with the reason `unreadable`, when there is none in it."""
+    try:
+        letter = msgspec.json.decode(value or b"", type=DeadLetter)
+        base64.b64decode(letter.value, validate=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, binascii.Error, ValueError) as error:
+        return msgspec.structs.replace(place, message=f"this record of {DEAD_LETTERS} is no dead letter: {error}")
+    return letter
+
+
 def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
     """All dead letters, oldest first, each once (a worker that restarts may have sent one twice); raises
     `BrokerUnavailable`.
+
+    A record of the topic that is no dead letter comes as one of the reason `unreadable`, with its own place and bytes.
     """
     try:
         consumer = KafkaConsumer(
             bootstrap_servers=settings.kafka.split(","),
+            group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            consumer_timeout_ms=READ_TIMEOUT_MS,
+            allow_auto_create_topics=False,
+            bootstrap_timeout_ms=3_000,
         )
-    except KafkaError as error:
+    except (KafkaError, ValueError, OSError) as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
     try:
-        partitions = [
-            TopicPartition(DEAD_LETTERS, number) for number in consumer.partitions_for_topic(DEAD_LETTERS) or ()
-        ]
-        ends = read_log_ends(consumer, partitions)
-        consumer.assign(partitions)
-        consumer.seek_to_beginning()
         seen: set[str] = set()
-        while any(consumer.position(partition) < end for partition, end in ends.items()):
-            for records in consumer.poll(timeout_ms=500).values():
-                for record in records:
-                    letter = msgspec.json.decode(record.value, type=DeadLetter)
-                    if letter.name not in seen:
-                        seen.add(letter.name)
-                        yield letter
+        for record in _read_topic(consumer):
+            letter = decode_dead_letter(record.value, _place_of(record))
+            if letter.name not in seen:
+                seen.add(letter.name)
+                yield letter
+    except KafkaError as error:
+        raise BrokerUnavailable(f"the dead letters could not be read at {settings.kafka!r}: {error}") from error
     finally:
         consumer.close()
 
 
-def resend(settings: Settings, letters: list[DeadLetter]) -> int:
-    """Send the raw bytes of the letters to their topics again and return how many; raises `BrokerUnavailable` or
-    `DeliveryFailed`.
-    """
-    with Producer(settings) as producer:
-        for letter in letters:
-            producer.send_record(letter.topic, letter.raw, _key_of(letter))
-    return len(letters)
+def _read_topic(consumer: KafkaConsumer) -> Iterator[Any]:
+    """Every record of the topic up to where it ends now; none when there is no such topic."""
+    partitions = [TopicPartition(DEAD_LETTERS, number) for number in consumer.partitions_for_topic(DEAD_LETTERS) or ()]
+    if not partitions:
+        return
+    ends = read_log_ends(consumer, partitions)
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    moved_s = monotonic_s()
+    while any(consumer.position(partition) < end for partition, end in ends.items()):
+        batches = consumer.poll(timeout_ms=POLL_MS)
+        if batches:
+            moved_s = monotonic_s()
+        elif monotonic_s() - moved_s > STALL_S:
+            raise BrokerUnavailable(f"topic {DEAD_LETTERS!r} could not be read on for {STALL_S:g} s")
+        for records in batches.values():
+            yield from records
+
+
+def _place_of(record: Any) -> DeadLetter:
+    return DeadLetter(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        broker_ts_ms=record.timestamp,
+        reason=UNREADABLE,
+        message="",
+        value=base64.b64encode(record.value or b"").decode(),
+    )
 
 
 def find_dead_letter(settings: Settings, name: str) -> DeadLetter:
@@ -114,10 +150,44 @@ def find_dead_letter(settings: Settings, name: str) -> DeadLetter:
     raise NowrankError(f"there is no dead letter {name!r}; `nowrank dead-letters list` names them")
 
 
-def _key_of(letter: DeadLetter) -> bytes:
-    try:
-        decoded = msgspec.json.decode(letter.raw)
-    except msgspec.DecodeError:
-        return b""
-    user_id = decoded.get("user_id") if isinstance(decoded, dict) else None
-    return user_id.encode() if isinstance(user_id, str) else b""
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """What became of the letters that were to be sent again; `refused` names each with what is still wrong."""
+
+    sent: int
+    refused: list[tuple[DeadLetter, str]]
+
+
+def resend(settings: Settings, letters: list[DeadLetter], repaired: bytes | None = None) -> Resent:
+    """Send the bytes of the letters, or the `repaired` ones, to their topics again, keyed by their user; bytes that
+    would be refused once more are not sent. Raises `BrokerUnavailable` or `DeliveryFailed`.
+    """
+    ready, refused = [], []
+    for letter in letters:
+        value = letter.raw if repaired is None else repaired
+        try:
+            ready.append(
+                (letter.topic, value, check_value(letter.topic, value, settings.future_limit_s * 1000).encode())
+            )
+        except InvalidEvent as error:
+            refused.append((letter, f"{error.reason}: {error.message}"))
+    if ready:
+        with Producer(settings) as producer:
+            for topic, value, key in ready:
+                producer.send_record(topic, value, key)
+    return Resent(len(ready), refused)
+
+
+def check_value(topic: str, value: bytes, future_limit_ms: int) -> str:
+    """The user of an event that stage 1 would take if it were sent now; raises `InvalidEvent`."""
+    if topic == DELTAS:
+        raise InvalidEvent(
+            UNREADABLE,
+            "a message between the stages cannot be sent again: stage 2 would take it for a repeat; "
+            "`nowrank rebuild` computes the rows anew",
+        )
+    if topic not in EVENT_TOPICS:
+        raise InvalidEvent(UNREADABLE, f"{topic!r} is no topic of events; they are {', '.join(EVENT_TOPICS)}")
+    event = decode_record(topic, value)
+    to_engagement(event, now_ms(), future_limit_ms)
+    return str(event.user_id)

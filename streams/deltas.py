@@ -19,7 +19,7 @@ MAX_DELTAS_PER_MESSAGE = 4000
 SendMessage = Callable[[int, bytes], Awaitable[None]]
 
 
-class SourcedDelta(msgspec.Struct, array_like=True, frozen=True):
+class SourcedDelta(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A delta, the log and offset of its event, and its place among the event's deltas."""
 
     log: str

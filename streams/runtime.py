@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import Any, NoReturn
 
 import aiokafka
@@ -21,6 +21,7 @@ from infra.settings import Settings
 from streams.checkpoints import Checkpoint, decode_checkpoints
 from streams.dead_letters import DeadLetter, encode_dead_letter
 from streams.deltas import SourcedDelta, send_deltas
+from streams.known_items import KnownItems
 from streams.session_agent import STAGE as SESSION_STAGE
 from streams.session_agent import SessionStage
 from streams.stage import Record, SharedStore, log_name
@@ -66,6 +67,7 @@ class Runtime:
         self.settings = settings
         self.metrics = metrics
         self.store = SharedStore(FencedStore(settings.redis, settings.feast_project))
+        self._known_items = KnownItems(settings)
         self.session_stage = SessionStage(
             self.store,
             self._send_deltas,
@@ -73,6 +75,7 @@ class Runtime:
             metrics,
             settings.future_limit_s * 1000,
             settings.row_cache_bytes // 2,
+            self._known_items.count_unknown,
         )
         self.target_stage = TargetStage(self.store, self._send_dead_letters, metrics, settings.row_cache_bytes // 2)
         self.generation = -1
@@ -81,6 +84,7 @@ class Runtime:
         self._watchdog = Watchdog(settings.stall_timeout_s)
         self._busy = {SESSION_STAGE: asyncio.Lock(), TARGET_STAGE: asyncio.Lock()}
         self._log_ids: dict[str, str] = {}
+        self._revoked_s: float | None = None
         self._producer: Any = None
 
     async def start(self) -> None:
@@ -93,6 +97,7 @@ class Runtime:
             bootstrap_servers=self.settings.kafka, acks="all", max_request_size=MAX_REQUEST_BYTES
         )
         await self._producer.start()
+        self._known_items.start()
 
     async def stop(self) -> None:
         """Let the batches that are under way end, begin no other, and disconnect."""
@@ -102,8 +107,21 @@ class Runtime:
                 for lock in self._busy.values():
                     await lock.acquire()
         self._watchdog.stop()
+        self._known_items.stop()
         if self._producer is not None:
             await self._producer.stop()
+
+    def revoked(self) -> None:
+        """A rebalance begins: the partitions are not ours until the next assignment."""
+        self.is_ready = False
+        self._revoked_s = monotonic_s()
+
+    def resumed(self) -> None:
+        """Every assigned log stands where it goes on; records flow again."""
+        self.is_ready = True
+        if self._revoked_s is not None:
+            self.metrics.observe("nowrank_worker_rebalance_seconds", monotonic_s() - self._revoked_s)
+            self._revoked_s = None
 
     async def begin(self, consumer: Any) -> dict[Any, int]:
         """At an assignment: forget what was cached, read the checkpoints, and say where each assigned log goes on."""
@@ -182,9 +200,18 @@ class Runtime:
             await asyncio.sleep(HEARTBEAT_S)
             await self.store.call(FencedStore.write_checkpoints, SESSION_STAGE, {})
             lags = self._measure_lag(consumer)
-            stalled = self._watchdog.stalled(self.progress.values(), lags) if self.is_ready else None
+            stalled = self._stalled(lags, consumer.assignment())
             if stalled is not None:
                 end_process(f"it has stalled: {stalled}")
+
+    def _stalled(self, lags: dict[str, int], assigned: Collection[Any]) -> str | None:
+        if self.is_ready:
+            return self._watchdog.stalled(self.progress.values(), lags)
+        if self._revoked_s is not None and assigned and not self.is_stopping:
+            waited_s = monotonic_s() - self._revoked_s
+            if waited_s > self.settings.stall_timeout_s:
+                return f"{len(assigned)} partitions are assigned, but after {waited_s:.0f} s no record flows"
+        return None
 
     async def watch_logs(self) -> None:
         """End the process when a topic was deleted and made anew behind its back, for ever."""

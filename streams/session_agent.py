@@ -10,7 +10,7 @@ the process.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from features.engagement import Coordinate, Engagement
@@ -48,7 +48,9 @@ class Decoded:
 
 
 class SessionStage:
-    """Stage 1 of one worker; `send_deltas` and `send_dead_letters` return once the broker has acknowledged."""
+    """Stage 1 of one worker; `send_deltas` and `send_dead_letters` return once the broker has acknowledged,
+    `count_unknown` says how many titles the catalogue does not know.
+    """
 
     def __init__(
         self,
@@ -58,12 +60,14 @@ class SessionStage:
         metrics: Metrics,
         future_limit_ms: int,
         cache_bytes: int,
+        count_unknown: Callable[[Iterable[str]], int] = lambda item_ids: 0,
     ) -> None:
         self._store = store
         self._send_deltas = send_deltas
         self._send_dead_letters = send_dead_letters
         self._metrics = metrics
         self._future_limit_ms = future_limit_ms
+        self._count_unknown = count_unknown
         self._cache = RowCache(store, STAGE, metrics, cache_bytes)
         self.checkpoints: dict[str, Checkpoint] = {}
 
@@ -155,6 +159,8 @@ class SessionStage:
         self._metrics.count("nowrank_worker_backfill_events_total", backfill, view="session")
         for kind, count in Counter(one.engagement.kind for one in decoded).items():
             self._metrics.count("nowrank_worker_events_total", count, kind=kind.name.lower())
+        engaged = (one.engagement.item_id for one in decoded if one.engagement.item_id)
+        self._metrics.count("nowrank_worker_unknown_items_total", self._count_unknown(engaged))
         measure_batch(self._metrics, STAGE, records, began_s, readable_ms)
 
 

@@ -1,7 +1,7 @@
-"""A worker's HTTP endpoint: health and metrics, nothing else, on loopback unless told otherwise.
+"""The HTTP endpoint of a worker or a canary: health and metrics, nothing else, on loopback unless told otherwise.
 
 Enters: requests of supervisors and of Prometheus. Leaves: `/health/live`, `/health/ready`, `/metrics`. Started and
-stopped by `app.py`.
+stopped by `app.py` and `canary.py`.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,20 @@ from infra.metrics import Metrics
 
 
 class WorkerHttp:
-    """Runs in the worker's own event loop: a loop that stalls stops answering."""
+    """Runs in the process's own event loop: a loop that stalls stops answering. `waits_for` is what a process that is
+    not ready waits for.
+    """
 
-    def __init__(self, host: str, port: int, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        metrics: Metrics,
+        is_ready: Callable[[], bool],
+        waits_for: str = "partitions",
+    ) -> None:
         self._host, self._port = host, port
+        self._waits_for = waits_for
         self._metrics = metrics
         self._is_ready = is_ready
         self._runner: web.AppRunner | None = None
@@ -46,7 +56,7 @@ class WorkerHttp:
     async def _ready(self, _: web.Request) -> web.Response:
         ready = self._is_ready()
         return web.json_response(
-            {"status": "ready" if ready else "waiting for partitions"}, status=200 if ready else 503
+            {"status": "ready" if ready else f"waiting for {self._waits_for}"}, status=200 if ready else 503
         )
 
     async def _scrape(self, _: web.Request) -> web.Response:

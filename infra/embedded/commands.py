@@ -21,7 +21,7 @@ examples:
   nowrank up --detach               the same in the background; `nowrank down` ends it
   nowrank up --only broker,redis    the servers alone
   NOWRANK_KAFKA=kafka:9092 NOWRANK_REDIS=redis:6379 nowrank up
-                                    workers and scorer on servers of your own
+                                    workers, scorer and canary on servers of your own
 
 Ports are free loopback ports, chosen at each start; `nowrank status` and stack.json in the state folder (.nowrank) name
 them. The broker keeps its log in memory: when it starts, the embedded store is emptied, for its rows count events of
@@ -65,7 +65,7 @@ def up(args: argparse.Namespace) -> int:
 def down_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `nowrank down`: none."""
     parser.epilog = (
-        "example:\n  nowrank down\n\nWorkers and scorer end first, then the servers. Redis keeps its rows on disk."
+        "example:\n  nowrank down\n\nOur own processes end first, then the servers. Redis keeps its rows on disk."
     )
 
 

@@ -16,7 +16,7 @@ from infra.embedded.supervisor import PartSpec
 from infra.errors import StackError
 from infra.settings import Settings, child_environment
 
-PARTS = ("broker", "redis", "worker", "scorer")
+PARTS = ("broker", "redis", "worker", "scorer", "canary")
 # Faust imports, joins its group and gets its partitions; the scorer loads its artifact and warms up. Both on a busy
 # small machine.
 PROCESS_READY_TIMEOUT_S = 90.0
@@ -31,6 +31,7 @@ class Plan:
     redis: PartSpec | None
     workers: tuple[PartSpec, ...]
     scorer: PartSpec | None
+    canary: PartSpec | None
 
     @property
     def servers(self) -> list[PartSpec]:
@@ -41,6 +42,11 @@ class Plan:
     def processes(self) -> list[PartSpec]:
         """Our own processes, which need the servers."""
         return [*self.workers, *([self.scorer] if self.scorer is not None else [])]
+
+    @property
+    def watchers(self) -> list[PartSpec]:
+        """What watches the processes, and begins when they are ready."""
+        return [self.canary] if self.canary is not None else []
 
 
 def log_dir(settings: Settings) -> Path:
@@ -68,20 +74,23 @@ def make_plan(settings: Settings, only: Collection[str]) -> Plan:
     redis = (
         redis_part(settings.state_dir / "redis", logs / "redis.log") if "redis" in only and not settings.redis else None
     )
-    wants_scorer = "scorer" in only
+    wants_scorer, wants_canary = "scorer" in only, "canary" in only
     port = settings.scorer_port if settings.scorer_port or not wants_scorer else free_port()
+    canary_port = settings.canary_port if settings.canary_port or not wants_canary else free_port()
     settings = replace(
         settings,
         kafka=broker.address if broker else settings.kafka,
         redis=redis.address if redis else settings.redis,
         scorer_port=port,
+        canary_port=canary_port,
         scorer_url=f"http://{_reachable(settings.scorer_host)}:{port}" if wants_scorer else settings.scorer_url,
     )
-    if {"worker", "scorer"} & set(only):
+    if {"worker", "scorer", "canary"} & set(only):
         _require(settings.kafka, "broker", "NOWRANK_KAFKA")
         _require(settings.redis, "redis", "NOWRANK_REDIS")
     workers = tuple(_worker_part(settings, index) for index in range(settings.workers)) if "worker" in only else ()
-    return Plan(settings, broker, redis, workers, _scorer_part(settings) if wants_scorer else None)
+    scorer = _scorer_part(settings) if wants_scorer else None
+    return Plan(settings, broker, redis, workers, scorer, _canary_part(settings) if wants_canary else None)
 
 
 def _worker_part(settings: Settings, index: int) -> PartSpec:
@@ -111,6 +120,20 @@ def _scorer_part(settings: Settings) -> PartSpec:
     )
 
 
+def _canary_part(settings: Settings) -> PartSpec:
+    url = f"http://{_reachable(settings.metrics_host)}:{settings.canary_port}"
+    return PartSpec(
+        name="canary",
+        command=module_command("nowrank.cli", "canary"),
+        environment=child_environment(settings),
+        address=f"{url}/metrics",
+        # Alive is enough: whether its probes come through is what it is there to tell, not a reason not to start.
+        probe=partial(_all_answer, f"{url}/health/live"),
+        log_path=log_dir(settings) / "canary.log",
+        ready_timeout_s=PROCESS_READY_TIMEOUT_S,
+    )
+
+
 async def _all_answer(*urls: str) -> bool:
     for url in urls:
         if not await http_answers(url):
@@ -125,4 +148,4 @@ def _reachable(host: str) -> str:
 
 def _require(address: str, part: str, variable: str) -> None:
     if not address:
-        raise StackError(f"workers and the scorer need a {part}: add {part!r} to --only, or set {variable}")
+        raise StackError(f"workers, scorer and canary need a {part}: add {part!r} to --only, or set {variable}")

@@ -81,9 +81,10 @@ class Stack:
             )
         if plan.broker is not None:
             await self._begin_empty_log()
-        elif settings.kafka and plan.processes:
+        elif settings.kafka and (plan.processes or plan.watchers):
             await self._create_topics()
         await self._supervisor.start(plan.processes)
+        await self._supervisor.start(plan.watchers)
         write_targets(settings.state_dir, self._scrape_targets())
         self._state = "running"
         self._write()
@@ -105,7 +106,9 @@ class Stack:
         """After a crash of the broker: its log is gone, so what was counted from it must go too, and every client must
         start afresh.
         """
-        clients = [spec.name for spec in self._plan.processes if spec.name in self._supervisor.parts]
+        clients = [
+            spec.name for spec in [*self._plan.processes, *self._plan.watchers] if spec.name in self._supervisor.parts
+        ]
         # At once: what they could still finish belongs to the lost log, and a client of a lost broker may wait for it.
         await asyncio.gather(*(self._supervisor.stop_part(name, at_once=True) for name in clients))
         self._say("the broker keeps its log in memory and came back empty: the events it held are lost")
@@ -153,6 +156,7 @@ class Stack:
         return {
             "worker": addresses(list(self._plan.workers)),
             "scorer": addresses([s for s in (self._plan.scorer,) if s]),
+            "canary": addresses(self._plan.watchers),
         }
 
     def _write(self) -> None:

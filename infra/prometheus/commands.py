@@ -18,10 +18,10 @@ examples:
 _PAGE_HEAD = """\
 # Metrics
 
-Workers and scorers expose these at `/metrics`; dashboards and alerts name nothing else. Times are in seconds, counters
-end in `_total`, histograms also have `_bucket`, `_sum` and `_count`. A label's values come from a closed set (topics,
-kinds of event, views, tasks, phases, reason codes, HTTP routes and codes), never from an id or a query. A counter with
-labels appears when it first counts. This page is generated: `make docs`.
+Workers, scorers and the canary expose these at `/metrics`; dashboards and alerts name nothing else. Times are in
+seconds, counters end in `_total`, histograms also have `_bucket`, `_sum` and `_count`. A label's values come from a
+closed set (topics, kinds of event, views, steps, tasks, phases, reason codes, HTTP routes and codes), never from an id
+or a query. A counter with labels appears when it first counts. This page is generated: `make docs`.
 
 """
 

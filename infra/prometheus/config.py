@@ -1,7 +1,7 @@
 """A Prometheus configuration for the embedded stack.
 
-Enters: the stack's state folder. Leaves: the text of a configuration that follows the stack's workers and scorer,
-whatever ports they take. Called by `nowrank metrics --prometheus` and the tests.
+Enters: the stack's state folder. Leaves: the text of a configuration that follows the stack's workers, scorer and
+canary, whatever ports they take. Called by `nowrank metrics --prometheus` and the tests.
 """
 
 import json
@@ -25,7 +25,7 @@ def embedded_config(state_dir: Path, interval_s: int = SCRAPE_INTERVAL_S) -> str
     config = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [str(rules_path())],
-        # The targets bring their own job label, `worker` or `scorer`.
+        # The targets bring their own job label, `worker`, `scorer` or `canary`.
         "scrape_configs": [
             {"job_name": "nowrank", "file_sd_configs": [{"files": [targets], "refresh_interval": "10s"}]}
         ],

@@ -36,7 +36,11 @@ pytestmark = pytest.mark.slow
 RATE_INTERVAL = "20s"
 TIMEOUT_S = 120.0
 # Nothing that the test does makes these happen; their panels say "none so far".
-QUIET = {"panel 'Row conflicts by stage' A"}
+QUIET = {
+    "panel 'Row conflicts by stage' A",
+    "panel 'Time of a rebalance, last hour' A",
+    "panel 'Time of a rebalance, last hour' B",
+}
 STATUS_CODES = {str(status.value) for status in HTTPStatus} | {str(CLIENT_GONE)}
 ROUTES = {
     "/rank",
@@ -57,10 +61,11 @@ CLOSED_VALUES = {
     "kind": {kind.name.lower() for kind in Kind},
     "phase": {"store", "candidates", "features", "model", "answer"},
     "reason": set(REASONS),
-    "result": {"accepted", "rejected", "lost", "logged", "dropped"},
+    "result": {"accepted", "rejected", "lost", "logged", "dropped", "seen"},
     "route": ROUTES,
     "source": SOURCES,
     "stage": {"session", "target"},
+    "step": {"append", "apply", "write"},
     "status": {"store_missing", "store_timeout", "model_missing"},
     "task": set(TASK_NAMES),
     "topic": {*EVENT_TOPICS, DELTAS},
@@ -236,13 +241,19 @@ def test_freshness_latency_throughput_and_lag_cover_every_view_task_and_topic(pr
     freshness_s = prometheus.values(panel["panel 'Freshness p99 by view' A"], "view")
     assert set(freshness_s) == VIEWS
     assert all(0 < value <= 30 for value in freshness_s.values()), freshness_s
+    steps_s = prometheus.values(panel["panel 'Session freshness by step, mean' A"], "step")
+    assert set(steps_s) == {"append", "apply", "write"}
+    canary_s = prometheus.values(panel["panel 'Canary freshness by view' A"], "view")
+    assert set(canary_s) == {"session", "item"}
+    assert all(0 < value <= 10 for value in canary_s.values()), canary_s
+    assert prometheus.values(panel["panel 'Probe events seen and lost' A"], "result")["lost"] == 0
     rank_s = prometheus.values(panel["panel 'Rank p99 by task' A"], "task")
     assert set(rank_s) == set(TASK_NAMES)
     events = prometheus.values(panel["panel 'Events folded by kind' A"], "kind")
     assert set(events) == {kind.name.lower() for kind in Kind}
     assert all(value > 0 for value in events.values()), events
     assert set(prometheus.values(panel["panel 'Lag by topic' A"], "topic")) == {*EVENT_TOPICS, DELTAS}
-    assert prometheus.values(panel["panel 'Processes up' A"], "job") == {"worker": 1.0, "scorer": 1.0}
+    assert prometheus.values(panel["panel 'Processes up' A"], "job") == {"worker": 1.0, "scorer": 1.0, "canary": 1.0}
     assert prometheus.values(panel["panel 'Dead letters by reason' A"], "reason").keys() == {"malformed_json"}
 
 
@@ -257,7 +268,7 @@ def test_rules_are_healthy_the_dead_letters_alert_fires_and_nobody_is_woken(prom
 
 @pytest.mark.usefixtures("traffic")
 def test_labels_carry_only_what_the_code_can_name(prometheus: Prometheus) -> None:
-    series = prometheus.api("/api/v1/series", **{"match[]": '{__name__=~"nowrank_.+", job=~"worker|scorer"}'})
+    series = prometheus.api("/api/v1/series", **{"match[]": '{__name__=~"nowrank_.+", job=~"worker|scorer|canary"}'})
     for labels in series:
         for label in set(labels) & {label for spec in SPECS.values() for label in spec.labels}:
             assert labels[label] in CLOSED_VALUES[label], labels

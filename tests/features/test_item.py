@@ -105,7 +105,8 @@ def test_a_signal_whose_count_is_zero_has_sums_of_exactly_zero(log: list[Delta])
 def test_times_are_the_newest_and_the_oldest_event(log: list[Delta]) -> None:
     state = fold(log)
     times = [delta.event_ts_ms for delta in log]
-    assert (state.as_of_ms, state.first_seen_ms) == ((max(times), min(times)) if times else (0, 0))
+    lasting = [delta.event_ts_ms for delta in log if delta.signal not in THUMBS]  # a thumb may be taken back
+    assert (state.as_of_ms, state.first_seen_ms) == (max(times, default=0), min(lasting, default=0))
 
 
 def test_a_click_one_day_old_is_worth_half_in_the_one_day_sum() -> None:

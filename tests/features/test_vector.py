@@ -70,10 +70,18 @@ def test_item_sums_are_decayed_to_now_and_put_on_a_log_scale(table: ItemTable, h
 
 def test_rates_lean_on_their_prior_until_there_are_plays(table: ItemTable) -> None:
     factor = 2.0 ** (-1 / 14)
-    completion = (4 * factor + 5) / (8 * factor + 10)
-    thumbs_up = (2 * factor + 2) / (8 * factor + 10)
-    assert column(table, "item_completion_rate", context()) == pytest.approx([completion, 0.5, 0.5, 0.5])
-    assert column(table, "item_thumbs_up_rate", context()) == pytest.approx([thumbs_up, 0.2, 0.2, 0.2])
+    # One title has all the plays, so the catalogue's share is its own, drawn to the first prior.
+    prior = (4 * factor + 5) / (8 * factor + 10)
+    completion = (4 * factor + 10 * prior) / (8 * factor + 10)
+    assert column(table, "item_completion_rate", context()) == pytest.approx([completion, prior, prior, prior])
+    prior = (2 * factor + 2) / (8 * factor + 10)
+    thumbs_up = (2 * factor + 10 * prior) / (8 * factor + 10)
+    assert column(table, "item_thumbs_up_rate", context()) == pytest.approx([thumbs_up, prior, prior, prior])
+
+
+def test_priors_of_a_request_hold_over_those_of_the_table(table: ItemTable) -> None:
+    assert column(table, "item_completion_rate", context(priors=(0.25, 0.75)))[1:] == [0.25] * 3
+    assert column(table, "item_thumbs_up_rate", context(priors=(0.25, 0.75)))[1:] == [0.75] * 3
 
 
 def test_age_counts_from_the_first_engagement(table: ItemTable) -> None:

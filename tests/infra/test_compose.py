@@ -16,7 +16,7 @@ from tests.infra.watched import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("topics", "worker", "scorer", "trainer")
+OURS = ("topics", "worker", "scorer", "canary", "trainer")
 ONE_SHOT = {"topics", "trainer"}
 VARIABLES = {f"NOWRANK_{spec.name.upper()}" for spec in fields(Settings)}
 
@@ -31,7 +31,7 @@ def jobs() -> dict[str, dict[str, Any]]:
 
 
 def test_every_part_of_the_house_is_a_service() -> None:
-    assert set(SERVICES) == {"kafka", "redis", "topics", "worker", "scorer", "trainer", "prometheus", "grafana"}
+    assert set(SERVICES) == {*OURS, "kafka", "redis", "prometheus", "grafana"}
 
 
 def test_every_variable_is_a_setting() -> None:
@@ -61,15 +61,17 @@ def test_our_services_agree_on_partitions_and_on_the_artifact() -> None:
         assert str(path.parent) == mount, "an artifact is swapped by renaming its folder, which cannot be the mount"
 
 
-def test_scorer_and_worker_listen_where_others_look_for_them() -> None:
-    scorer, worker = settings_of("scorer"), settings_of("worker")
+def test_scorer_worker_and_canary_listen_where_others_look_for_them() -> None:
+    scorer, worker, canary = settings_of("scorer"), settings_of("worker"), settings_of("canary")
     assert (scorer.scorer_host, scorer.scorer_port) == ("0.0.0.0", DEFAULT_PORT)
     assert SERVICES["scorer"]["ports"] == [f"127.0.0.1:{DEFAULT_PORT}:{scorer.scorer_port}"]
     assert jobs()["scorer"]["static_configs"] == [{"targets": [f"scorer:{scorer.scorer_port}"]}]
-    assert worker.metrics_host == "0.0.0.0"
+    assert worker.metrics_host == canary.metrics_host == "0.0.0.0"
+    assert jobs()["canary"]["static_configs"] == [{"targets": [f"canary:{canary.canary_port}"]}]
     (dns,) = jobs()["worker"]["dns_sd_configs"]
     assert (dns["names"], dns["type"], dns["port"]) == (["worker"], "A", worker.metrics_port)
-    for name, port in (("scorer", scorer.scorer_port), ("worker", worker.metrics_port)):
+    listening = (("scorer", scorer.scorer_port), ("worker", worker.metrics_port), ("canary", canary.canary_port))
+    for name, port in listening:
         assert f"'127.0.0.1', {port}" in SERVICES[name]["healthcheck"]["test"][-1]
     assert set(jobs()) - {"prometheus"} <= set(SERVICES)
 
@@ -89,8 +91,8 @@ def test_every_lasting_service_has_a_health_check_and_comes_back() -> None:
         assert service["restart"] == ("unless-stopped" if lasts else "no"), name
 
 
-def test_workers_and_scorer_wait_for_healthy_servers_and_topics() -> None:
-    for name in ("worker", "scorer"):
+def test_workers_scorer_and_canary_wait_for_healthy_servers_and_topics() -> None:
+    for name in ("worker", "scorer", "canary"):
         assert SERVICES[name]["depends_on"] == {
             "kafka": {"condition": "service_healthy"},
             "redis": {"condition": "service_healthy"},

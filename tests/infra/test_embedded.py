@@ -16,7 +16,7 @@ import redis
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from infra.embedded import EmbeddedServers, running_stack, start_stack, stop_stack
-from infra.embedded.plan import make_plan
+from infra.embedded.plan import PARTS, make_plan
 from infra.embedded.servers import PORT_RANGE, free_port, redis_binary
 from infra.embedded.stack_file import hold_lock
 from infra.errors import StackError
@@ -243,10 +243,10 @@ def test_workers_without_a_broker_are_refused_before_anything_starts(own: Settin
 
 
 def test_plan_gives_each_process_its_own_port_and_every_address(own: Settings) -> None:
-    plan = make_plan(Settings(state_dir=own.state_dir, workers=3), ("broker", "redis", "worker", "scorer"))
-    addresses = [spec.address for spec in [*plan.servers, *plan.processes]]
-    assert len(set(addresses)) == 6
-    for spec in plan.processes:
+    plan = make_plan(Settings(state_dir=own.state_dir, workers=3), PARTS)
+    addresses = [spec.address for spec in [*plan.servers, *plan.processes, *plan.watchers]]
+    assert len(set(addresses)) == 7
+    for spec in [*plan.processes, *plan.watchers]:
         found = load_settings(spec.environment, running_stack=False)
         assert (found.kafka, found.redis, found.scorer_url) == (
             plan.settings.kafka,
@@ -254,6 +254,10 @@ def test_plan_gives_each_process_its_own_port_and_every_address(own: Settings) -
             plan.settings.scorer_url,
         )
     assert [load_settings(spec.environment).worker_id for spec in plan.workers] == ["worker-0", "worker-1", "worker-2"]
+
+
+def test_plan_without_a_canary_has_none(own: Settings) -> None:
+    assert make_plan(own, ("broker", "redis", "worker")).watchers == []
 
 
 def test_only_one_supervisor_holds_a_folder(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.infra.watched import ROOT, SPECS
 
 # No label for an id, a query or a title; what these carry on a live stack is checked by test_watching.py.
 CLOSED_LABELS = {"code", "result", "route", "status"}  # of HTTP and of what became of something
-CLOSED_LABELS |= {"entity", "kind", "phase", "reason", "source", "stage", "task", "topic", "view"}
+CLOSED_LABELS |= {"entity", "kind", "phase", "reason", "source", "stage", "step", "task", "topic", "view"}
 METHOD_OF_KIND = {"counter": "count", "gauge": "set", "histogram": "observe"}
 
 
@@ -60,7 +60,7 @@ def test_labels_come_from_a_short_list_that_has_no_place_for_ids() -> None:
 def test_names_say_process_and_unit_and_are_unique() -> None:
     assert len(SPECS) == len(CATALOGUE)
     for spec in CATALOGUE:
-        assert spec.name.startswith(("nowrank_worker_", "nowrank_scorer_")), spec.name
+        assert spec.name.startswith(("nowrank_worker_", "nowrank_scorer_", "nowrank_canary_")), spec.name
         assert spec.name.endswith("_total") == (spec.kind == "counter"), spec.name
         assert not spec.name.endswith(("_ms", "_milliseconds", "_mb")), spec.name
         assert spec.help, spec.name
@@ -81,7 +81,7 @@ def test_buckets_have_a_bound_at_the_target_and_several_on_both_sides(
     assert sum(bound > target_s for bound in buckets_s) >= 3
 
 
-@pytest.mark.parametrize("process", ["worker", "scorer"])
+@pytest.mark.parametrize("process", ["worker", "scorer", "canary"])
 def test_a_process_exposes_its_own_metrics_from_the_start(process: str) -> None:
     exposed = generate_latest(Metrics(process).registry).decode()  # type: ignore[arg-type]
     for spec in CATALOGUE:

@@ -21,7 +21,7 @@ SPECS = {spec.name: spec for spec in CATALOGUE}
 # Every process brings these: Prometheus itself puts them on what it scrapes, records and alerts.
 COMMON_LABELS = {"job", "instance", "le", "alertname", "alertstate", "severity"}
 
-_METRIC = re.compile(r"(?<![:\w])(nowrank_(?:worker|scorer)_\w+|up|ALERTS)(?![:\w])(?:\{([^}]*)\})?")
+_METRIC = re.compile(r"(?<![:\w])(nowrank_(?:worker|scorer|canary)_\w+|up|ALERTS)(?![:\w])(?:\{([^}]*)\})?")
 _RECORDED = re.compile(r"\b\w+:\w+:\w+\b")
 _SELECTED_LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _GROUPED = re.compile(r"\b(?:by|on) ?\(([^)]*)\)")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from features.engagement import Task
+from features.item import ItemState
 from features.item_table import ItemTable
 from features.model_inputs import request_inputs
 from features.vector import COLUMN_NAMES, COLUMNS, Context, pair_matrix
@@ -90,12 +91,8 @@ def test_slots_of_another_table_give_the_same_scores(trained: Trained, small_log
     for item in reversed(artifact.items):
         other.set_item(item)
     for slot, item_id in enumerate(table.ids[1:], 1):
-        place = other.slot(item_id)
-        other.sums[place], other.as_of_ms[place], other.first_seen_ms[place] = (
-            table.sums[slot],
-            table.as_of_ms[slot],
-            table.first_seen_ms[slot],
-        )
+        times_ms = int(table.as_of_ms[slot]), int(table.first_seen_ms[slot])
+        other.set_state(other.slot(item_id), ItemState(*times_ms, sums=table.sums[slot].tolist()))
     logits = []
     for one in (table, other):
         encoded, slots = artifact.encode_items(one), one.slots(["t1", "t20", "t33", "t50"])

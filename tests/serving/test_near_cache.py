@@ -9,6 +9,7 @@ import redis
 from features.delta import Delta, Entity, Signal
 from features.item import fold_item
 from features.online_store import FencedStore
+from features.probe import probe_id
 from features.rows import ITEM
 from infra.clock import now_ms
 from infra.settings import Settings
@@ -67,6 +68,18 @@ def test_changed_row_comes_by_itself_with_the_time_of_its_change(followed: Follo
     wait_until(lambda: followed.plays("i1") == 2 and followed.plays("new") == 1)
     assert followed.rows["i1"].changed_s is not None
     assert followed.rows["i0"].changed_s is None
+
+
+def test_a_canarys_title_never_comes(settings: Settings, store: FencedStore) -> None:
+    play(store, probe_id("canary-0", 0))
+    play(store, "i0")
+    followed = Followed(settings)
+    wait_until(lambda: followed.cache.tried)
+    play(store, probe_id("canary-0", 0))
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 2)
+    followed.cache.stop()
+    assert set(followed.rows) == {"i0"}
 
 
 def test_row_that_is_gone_becomes_empty(followed: Followed, settings: Settings, redis_client: redis.Redis) -> None:
