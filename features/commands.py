@@ -15,7 +15,7 @@ import redis
 from features.engagement import Kind, Thumb
 from features.feast_repo.apply import apply_feast, feast_folder
 from features.online_store import connect, read_states
-from features.registry import VIEWS, feature_table
+from features.registry import VIEWS, feature_table, read_time_table
 from features.rows import FAMILIES, QUERY, USER, RowFamily
 from features.session import current_session
 from features.spec import ViewSpec
@@ -50,6 +50,14 @@ PAGE_HEAD = """\
 Every feature that the workers keep in the online store, by view. A name is `<entity>_<signal>_<half-life>`: what ends
 in `30m`, `1d` or `14d` is a decayed sum or weight. `as of` times are event times in milliseconds since 1970, UTC. This
 page is generated from `features/registry.py`: `nowrank features docs > docs/features.md`.
+
+"""
+READ_TIME_HEAD = """
+## Computed when a row is read
+
+What depends on the clock or on the whole catalogue is not stored. Feast computes these from what the reader passes
+beside the key (`now_ms`, the priors); the scorer computes the rates for many titles at once and logs the priors it used
+with every ranking. A title with few plays is drawn to the catalogue's own rate, which counts as much as ten plays.
 
 """
 PAGE_FOOT = """
@@ -144,7 +152,7 @@ def _apply(args: argparse.Namespace) -> int:
 
 def features_page() -> str:
     """The content of `docs/features.md`."""
-    return PAGE_HEAD + feature_table() + PAGE_FOOT
+    return PAGE_HEAD + feature_table() + READ_TIME_HEAD + read_time_table() + PAGE_FOOT
 
 
 def _docs(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import hashlib
 import json
 
 from features import country, item, query, session, source_item, user_history
+from features.read_time import READ_TIME_VIEWS
 from features.spec import FeatureSpec, ViewSpec
 
 VIEWS: tuple[ViewSpec, ...] = (session.VIEW, user_history.VIEW, item.VIEW, query.VIEW, source_item.VIEW, country.VIEW)
@@ -41,6 +42,18 @@ def feature_table() -> str:
     lines += [
         f"| `{view.name}` | `{view.join_key}` | `{feature.name}` | {feature.dtype.value} | {feature.doc} |"
         for view in VIEWS
+        for feature in view.features
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def read_time_table() -> str:
+    """The Markdown table of what is computed when a row is read."""
+    lines = ["| view | of | feature | type | needs | meaning |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| `{view.name}` | `{view.view.name}` | `{feature.name}` | {feature.dtype.value} "
+        f"| {', '.join(f'`{spec.name}`' for spec in view.request)} | {feature.doc} |"
+        for view in READ_TIME_VIEWS
         for feature in view.features
     ]
     return "\n".join(lines) + "\n"

@@ -29,11 +29,6 @@ def current_session(recent: list[Moment], now_ms: int) -> list[Moment]:
     return recent[begin:]
 
 
-def idle_ms(state: UserState, now_ms: int) -> int:
-    """Time since the newest engagement; computed at read time, like everything that depends on the clock."""
-    return max(0, now_ms - state.as_of_ms)
-
-
 def last_queries(recent: list[Moment]) -> list[str]:
     """The last SHOWN_QUERIES different queries, the newest first."""
     return list(dict.fromkeys(moment.query for moment in reversed(recent) if moment.query))[:SHOWN_QUERIES]

@@ -54,13 +54,15 @@ def open_feast(settings: Settings) -> "FeatureStore":
 def apply_feast(settings: Settings) -> "FeatureStore":
     """Make Feast's registry equal ours: add and change what differs, delete what ours no longer has. Rows stay."""
     store = open_feast(settings)
-    from features.feast_repo.definitions import ENTITIES, FEATURE_VIEWS, PUSH_SOURCES
+    from features.feast_repo.definitions import ENTITIES, FEATURE_VIEWS, PUSH_SOURCES, READ_TIME_FEATURE_VIEWS
 
     sources = {source.name for push in PUSH_SOURCES.values() for source in (push, push.batch_source)}
+    sources |= {name for view in READ_TIME_FEATURE_VIEWS.values() for name in view.source_request_sources}
     obsolete = [view for view in store.list_feature_views() if view.name not in FEATURE_VIEWS]
+    obsolete += [view for view in store.list_on_demand_feature_views() if view.name not in READ_TIME_FEATURE_VIEWS]
     obsolete += [entity for entity in store.list_entities() if entity.name not in ENTITIES]
     obsolete += [source for source in store.list_data_sources() if source.name not in sources]
-    objects = [*ENTITIES.values(), *PUSH_SOURCES.values(), *FEATURE_VIEWS.values()]
+    objects = [*ENTITIES.values(), *PUSH_SOURCES.values(), *FEATURE_VIEWS.values(), *READ_TIME_FEATURE_VIEWS.values()]
     store.apply(objects, objects_to_delete=obsolete, partial=False)
     return store
 

@@ -5,12 +5,14 @@ and by Feast's command line, which imports this file. Importing it takes seconds
 """
 
 from datetime import timedelta
+from typing import Any
 
-from feast import Entity, FeatureView, Field, FileSource, PushSource, ValueType
+from feast import Entity, FeatureView, Field, FileSource, OnDemandFeatureView, PushSource, RequestSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.types import Array, Bytes, Float64, Int64, String
 
 from features.feast_repo.offline import EVENT_TIMESTAMP_COLUMN, source_file
+from features.read_time import READ_TIME_VIEWS, ReadTimeView
 from features.registry import VIEWS
 from features.spec import DType, ViewSpec
 
@@ -48,10 +50,37 @@ def feast_view(view: ViewSpec, entity: Entity) -> FeatureView:
     )
 
 
+def feast_read_time_view(view: ReadTimeView, stored: FeatureView) -> OnDemandFeatureView:
+    """A view that Feast computes when it is read; the reader passes `view.request` with the entity's key."""
+    request = RequestSource(
+        name=f"{view.name}_request",
+        schema=[Field(name=spec.name, dtype=FEAST_TYPES[spec.dtype]) for spec in view.request],
+    )
+    names = (*view.inputs, *(spec.name for spec in view.request))
+    features, compute = [(spec.name, spec.default) for spec in view.features], view.compute
+
+    def computed(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = zip(*(inputs[name] for name in names), strict=True)
+        values = [compute(*row) if None not in row else [default for _, default in features] for row in rows]
+        return {name: [row[place] for row in values] for place, (name, _) in enumerate(features)}
+
+    return OnDemandFeatureView(
+        name=view.name,
+        sources=[request, stored[list(view.inputs)]],
+        schema=[Field(name=spec.name, dtype=FEAST_TYPES[spec.dtype]) for spec in view.features],
+        udf=computed,
+        udf_string=f"see `READ_TIME_VIEWS` in {__name__.split('.')[0]}/read_time.py",
+        mode="python",
+    )
+
+
 ENTITIES: dict[str, Entity] = {view.entity: feast_entity(view) for view in VIEWS}
 FEATURE_VIEWS: dict[str, FeatureView] = {view.name: feast_view(view, ENTITIES[view.entity]) for view in VIEWS}
 PUSH_SOURCES: dict[str, PushSource] = {name: view.stream_source for name, view in FEATURE_VIEWS.items()}
+READ_TIME_FEATURE_VIEWS: dict[str, OnDemandFeatureView] = {
+    view.name: feast_read_time_view(view, FEATURE_VIEWS[view.view.name]) for view in READ_TIME_VIEWS
+}
 
 # `feast apply` looks at a module's own names, not into containers.
 globals().update({f"{name}_entity": entity for name, entity in ENTITIES.items()})
-globals().update({f"{name}_view": view for name, view in FEATURE_VIEWS.items()})
+globals().update({f"{name}_view": view for name, view in (FEATURE_VIEWS | READ_TIME_FEATURE_VIEWS).items()})

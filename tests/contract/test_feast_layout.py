@@ -41,7 +41,9 @@ from features.feast_repo.apply import apply_feast, feast_folder, open_feast, wri
 from features.feast_repo.offline import EVENT_TIMESTAMP_COLUMN, source_file
 from features.item import VIEW as ITEM_VIEW
 from features.item import ItemState
+from features.item_table import ItemTable
 from features.online_store import FencedStore, Row, read_states
+from features.read_time import READ_TIME_VIEWS
 from features.registry import VIEWS
 from features.rows import (
     FAMILIES,
@@ -57,6 +59,7 @@ from features.rows import (
 )
 from features.spec import DType, FeatureSpec, ViewSpec
 from features.user import fold_user
+from features.vector import item_columns
 from infra.settings import Settings
 
 NOW_MS = 1_750_000_000_123
@@ -328,7 +331,7 @@ def test_applying_again_changes_nothing_and_removes_what_the_registry_no_longer_
         again = apply_feast(settings)
         assert {view.name for view in again.list_feature_views()} == names
         assert {entity.name for entity in again.list_entities()} == {view.entity for view in VIEWS}
-        assert len(again.list_data_sources()) == 2 * len(VIEWS)
+        assert len(again.list_data_sources()) == 2 * len(VIEWS) + len(READ_TIME_VIEWS)
     assert redis_client.hgetall(row.key) == before
 
 
@@ -403,3 +406,25 @@ def test_feasts_own_apply_finds_the_generated_definitions(settings: Settings, tm
     folder = write_feast_repo(other)
     subprocess.run([sys.executable, "-m", "feast.cli.cli", "-c", str(folder), "apply"], capture_output=True, check=True)
     assert {view.name for view in open_feast(other).list_feature_views()} == {view.name for view in VIEWS}
+
+
+def test_read_time_features_are_the_same_through_feast_and_through_our_own_reader(
+    feast_store: FeatureStore, store: FencedStore, redis_client: redis.Redis, settings: Settings
+) -> None:
+    [item], [user] = store.read_rows(ITEM, ["rated"]), store.read_rows(USER, ["idle"])
+    engage(item, ITEM, 3)
+    engage(user, USER, 3)
+    assert store.write_rows([item, user]) == [True, True]
+    now_ms, priors = NOW_MS + 5 * DAY_MS, (0.25, 0.75)
+    request = {"now_ms": now_ms, "completion_prior": priors[0], "thumbs_up_prior": priors[1]}
+    keys = [{"item_id": key, **request} for key in ("rated", "missing")]
+    answer = feast_store.get_online_features(["item_now:item_completion_rate", "item_now:item_thumbs_up_rate"], keys)
+    rates = answer.to_dict()
+    table = ItemTable()
+    [state] = read_states(redis_client, settings.feast_project, [(ITEM, "rated")])
+    table.set_state(table.slot("rated"), state)
+    *_, completion, thumbs_up, _ = item_columns(table, table.slots(["rated"]), now_ms, priors)
+    assert rates["item_completion_rate"] == [pytest.approx(float(completion[0])), 0.0]
+    assert rates["item_thumbs_up_rate"] == [pytest.approx(float(thumbs_up[0])), 0.0]
+    idle = feast_store.get_online_features(["session_now:session_idle_ms"], [{"user_id": "idle", "now_ms": now_ms}])
+    assert idle.to_dict()["session_idle_ms"] == [now_ms - user.state.as_of_ms]
