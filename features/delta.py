@@ -30,7 +30,8 @@ class Signal(IntEnum):
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`amount` (+1, or -1 for a retraction) of `signal` for `item_id` in the row of `key`, at the engagement's own
-    time; `ingested_ts_ms` is the broker's time of the record that caused it.
+    time; `ingested_ts_ms` is the broker's time of the record that caused it, `retracted_ts_ms` that of the one that a
+    retraction takes back.
     """
 
     entity: Entity
@@ -42,3 +43,4 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     ingested_ts_ms: int
     watched_ms: int = 0
     completed: bool = False
+    retracted_ts_ms: int = 0

@@ -24,25 +24,31 @@ _THUMBS = (Signal.THUMB_UP, Signal.THUMB_DOWN)
 
 class ItemState(msgspec.Struct, array_like=True):
     """Totals by signal; for each signal and half-life, the decayed sum at `as_of_ms`, the newest event time folded;
-    `touched_ms` is the newest broker time folded.
+    `began_ms` and `touched_ms` are the oldest and the newest broker time folded.
     """
 
     as_of_ms: int = 0
     first_seen_ms: int = 0
     totals: list[int] = msgspec.field(default_factory=lambda: [0] * len(SIGNALS))
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SUMS))
+    began_ms: int = 0
     touched_ms: int = 0
     updated_ms: int = 0
 
 
 def fold_item(state: ItemState, delta: Delta) -> None:
-    """Add one delta, in place; any order gives the same state up to rounding (see `decay.py`). A row that was idle for
-    longer than RETENTION_MS begins anew.
+    """Add one delta, in place; any order gives the same state up to rounding (see `decay.py`).
+
+    A row that was idle for longer than RETENTION_MS begins anew, and then knows nothing of a thumb that came before:
+    taking that back changes nothing.
     """
     at_ms = delta.event_ts_ms
     if state.touched_ms and delta.ingested_ts_ms - state.touched_ms > RETENTION_MS:
         _forget(state)
+    state.began_ms = min(state.began_ms or delta.ingested_ts_ms, delta.ingested_ts_ms)
     state.touched_ms = max(state.touched_ms, delta.ingested_ts_ms)
+    if delta.amount < 0 and delta.retracted_ts_ms < state.began_ms:
+        return
     if at_ms > state.as_of_ms:
         if state.as_of_ms:
             factors = [decay_factor(at_ms - state.as_of_ms, half_life) for half_life in HALF_LIVES] * len(SIGNALS)
@@ -61,7 +67,7 @@ def fold_item(state: ItemState, delta: Delta) -> None:
 
 
 def _forget(state: ItemState) -> None:
-    state.as_of_ms = state.first_seen_ms = 0
+    state.as_of_ms = state.first_seen_ms = state.began_ms = 0
     state.totals = [0] * len(SIGNALS)
     state.sums = [0.0] * len(SUMS)
 

@@ -12,6 +12,7 @@ been rolled back. In both cases the process ends and begins at its checkpoints.
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import redis
@@ -33,6 +34,7 @@ from infra.errors import SettingsError, StoreFenced, StoreUnavailable
 LOG_RETENTION_MS = 8 * 7 * 24 * 3600 * 1000
 GENERATION_KEY = b"nowrank:generation"
 CHECKPOINT_KEY = b"nowrank:checkpoint:"
+Command = tuple[Any, ...]
 
 _READ = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED') end
@@ -106,27 +108,30 @@ class Row:
 
 
 class FencedStore:
-    """A worker's one connection to the store; raises `StoreFenced` once the store is not the one it began with."""
+    """A worker's one connection to the store; raises `StoreFenced` once the store is not the one it began with.
+
+    It speaks through one connection that it opens itself, once: redis-py's clients would open another one silently.
+    """
 
     def __init__(self, connection_string: str, project: str, timeout_s: float = 5.0) -> None:
         self.project = project
-        # Any: redis-py types every answer as "this or an awaitable".
-        client: Any = redis.Redis(connection_pool=_one_connection(connection_string, timeout_s))
-        self._client = client
+        self._connection = _new_connection(connection_string, timeout_s)
+        self._is_broken = False
         try:
-            client.set(GENERATION_KEY, uuid.uuid4().hex, nx=True)
-            self._generation: bytes = client.get(GENERATION_KEY)
-            self._read_sha: str = client.script_load(_READ)
-            self._write_sha: str = client.script_load(_WRITE)
-            self._move_sha: str = client.script_load(_MOVE_CHECKPOINTS)
-        except redis.RedisError as error:
+            self._connection.connect()
+            _, self._generation, self._read_sha, self._write_sha, self._move_sha = self._execute(
+                ("SET", GENERATION_KEY, uuid.uuid4().hex, "NX"),
+                ("GET", GENERATION_KEY),
+                *(("SCRIPT", "LOAD", script) for script in (_READ, _WRITE, _MOVE_CHECKPOINTS)),
+            )
+        except (redis.RedisError, StoreFenced) as error:
             raise StoreUnavailable(f"the online store at {connection_string!r} does not answer: {error}") from error
 
     def read_rows(self, family: RowFamily, values: Sequence[str]) -> list[Row]:
         """The rows of `values`, in order; a missing one has a new state and contains nothing. One round trip."""
         fields = [*family.packed_fields, LOG_FIELD, CONTAINED_FIELD]
         keys = [family.key(value, self.project) for value in values]
-        replies = self._call(self._read_sha, [GENERATION_KEY, *keys], [self._generation, *fields])
+        [replies] = self._execute(self._script(self._read_sha, keys, fields))
         return [_to_row(family, key, reply) for key, reply in zip(keys, replies, strict=True)]
 
     def write_rows(self, rows: Iterable[Row]) -> list[bool]:
@@ -134,86 +139,63 @@ class FencedStore:
         round trip.
         """
         rows = list(rows)
-        try:
-            pipeline = self._client.pipeline(transaction=False)
-            for row in rows:
-                fields = encode_row(row.family, row.state, row.contained)
-                row.size_bytes = sum(map(len, fields))
-                expire_ms = row.family.retention_ms + LOG_RETENTION_MS
-                pipeline.evalsha(
-                    self._write_sha, 2, GENERATION_KEY, row.key, self._generation, row.stored, expire_ms, *fields
-                )
-            accepted = pipeline.execute()
-        except redis.RedisError as error:
-            raise StoreFenced(f"the online store refused a write: {error}") from error
+        commands = []
+        for row in rows:
+            fields = encode_row(row.family, row.state, row.contained)
+            row.size_bytes = sum(map(len, fields))
+            commands.append(self._script(self._write_sha, [row.key], [row.stored, _expire_ms(row.family), *fields]))
+        accepted = [bool(reply) for reply in self._execute(*commands)]
         for row, is_accepted in zip(rows, accepted, strict=True):
             if is_accepted:
                 row.stored = encode_contained(row.contained)
-        return [bool(value) for value in accepted]
+        return accepted
 
     def read_checkpoints(self, stage: str) -> dict[str, bytes]:
         """The checkpoint of each log that `stage` has written."""
-        try:
-            self._check_fence()
-            return {log.decode(): value for log, value in self._client.hgetall(CHECKPOINT_KEY + stage.encode()).items()}
-        except redis.RedisError as error:
-            raise StoreFenced(f"the online store lost its connection: {error}") from error
+        _, stored = self._execute(self._script(self._read_sha, [], []), ("HGETALL", CHECKPOINT_KEY + stage.encode()))
+        return {log.decode(): value for log, value in zip(stored[::2], stored[1::2], strict=True)}
 
     def write_checkpoints(self, stage: str, checkpoints: dict[str, bytes]) -> None:
         """Move the checkpoints of `stage` (msgpack arrays that begin with the next offset), none of them back; without
         any, only check the fence.
         """
         fields = [part for log, value in checkpoints.items() for part in (log.encode(), value)]
-        key = CHECKPOINT_KEY + stage.encode()
-        self._call(self._move_sha, [GENERATION_KEY, key], [self._generation, *fields])
+        self._execute(self._script(self._move_sha, [CHECKPOINT_KEY + stage.encode()], fields))
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.connection_pool.disconnect()
+        self._is_broken = True
+        self._connection.disconnect()
 
-    def _check_fence(self) -> None:
-        self._call(self._read_sha, [GENERATION_KEY], [self._generation])
+    def _script(self, sha: bytes, keys: list[bytes], args: Sequence[Any]) -> Command:
+        """A fenced script on `keys`."""
+        return ("EVALSHA", sha, 1 + len(keys), GENERATION_KEY, *keys, self._generation, *args)
 
-    def _call(self, sha: str, keys: list[bytes], args: list[bytes]) -> Any:
+    def _execute(self, *commands: Command) -> list[Any]:
+        """The answers to commands that travel together; after an error the connection is never used again."""
+        if self._is_broken:
+            raise StoreFenced("the connection to the online store broke; the store behind it may be an older one")
         try:
-            return self._client.evalsha(sha, len(keys), *keys, *args)
+            self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+            return [self._connection.read_response() for _ in commands]
         except redis.RedisError as error:
+            self.close()
             raise StoreFenced(
                 f"the online store is not the one this process began with, or is gone: {error}"
             ) from error
 
 
-class _ConnectsOnce:
-    """A connection that is never opened a second time: redis-py would do so silently, behind any command."""
-
-    _was_open = False
-
-    def _connect(self) -> Any:
-        if self._was_open:
-            raise StoreFenced("the connection to the online store broke; the store behind it may be an older one")
-        opened = super()._connect()  # type: ignore[misc]
-        self._was_open = True
-        return opened
+@cache
+def _expire_ms(family: RowFamily) -> int:
+    return family.retention_ms + LOG_RETENTION_MS
 
 
-class _PlainOnce(_ConnectsOnce, redis.Connection):
-    pass
-
-
-class _TlsOnce(_ConnectsOnce, redis.SSLConnection):
-    pass
-
-
-def _one_connection(connection_string: str, timeout_s: float) -> redis.ConnectionPool:
-    """A pool of one connection; single commands and pipelines share it."""
+def _new_connection(connection_string: str, timeout_s: float) -> Any:
+    """One connection, not yet open, that gives up after `timeout_s` and never retries."""
     address = parse_address(connection_string)
-    return redis.ConnectionPool(
-        connection_class=_TlsOnce if address.pop("ssl", False) else _PlainOnce,
-        max_connections=1,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        **address,
+    connection_class = redis.SSLConnection if address.pop("ssl", False) else redis.Connection
+    return connection_class(
+        socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), **address
     )
 
 

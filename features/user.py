@@ -53,6 +53,7 @@ class ThumbMemory(msgspec.Struct, array_like=True, frozen=True, gc=False):
     event_ts_ms: int
     event_id: str
     thumb: int
+    ingested_ts_ms: int
 
 
 class LogMemory(msgspec.Struct, array_like=True):
@@ -191,21 +192,31 @@ def _fold_thumb(memory: LogMemory, engagement: Engagement) -> list[Delta]:
     deltas = []
     if previous is not None:
         _weigh(memory, engagement.item_id, -_THUMB_WEIGHTS[Thumb(previous.thumb)], previous.event_ts_ms)
-        deltas += _thumb_deltas(engagement, Thumb(previous.thumb), -1, previous.event_ts_ms)
+        deltas += _retraction(engagement, previous)
     _weigh(memory, engagement.item_id, _THUMB_WEIGHTS[engagement.thumb], engagement.event_ts_ms)
-    deltas += _thumb_deltas(engagement, engagement.thumb, +1, engagement.event_ts_ms)
-    memory.thumbs[engagement.item_id] = ThumbMemory(engagement.event_ts_ms, engagement.event_id, int(engagement.thumb))
+    if engagement.thumb is not Thumb.NONE:
+        item_id, signal = engagement.item_id, _signal(engagement.thumb)
+        times_ms = engagement.event_ts_ms, engagement.ingested_ts_ms
+        deltas.append(Delta(Entity.ITEM, item_id, item_id, signal, 1, *times_ms))
+    memory.thumbs[engagement.item_id] = ThumbMemory(
+        engagement.event_ts_ms, engagement.event_id, int(engagement.thumb), engagement.ingested_ts_ms
+    )
     if len(memory.thumbs) > THUMB_CAPACITY:
         del memory.thumbs[min(memory.thumbs, key=lambda item_id: (memory.thumbs[item_id].event_ts_ms, item_id))]
     return deltas
 
 
-def _thumb_deltas(engagement: Engagement, thumb: Thumb, amount: int, event_ts_ms: int) -> list[Delta]:
-    if thumb is Thumb.NONE:
+def _retraction(engagement: Engagement, previous: ThumbMemory) -> list[Delta]:
+    """What takes the previous thumb back: nothing when it was none."""
+    if previous.thumb == Thumb.NONE:
         return []
-    signal = Signal.THUMB_DOWN if thumb is Thumb.DOWN else Signal.THUMB_UP
-    item_id = engagement.item_id
-    return [Delta(Entity.ITEM, item_id, item_id, signal, amount, event_ts_ms, engagement.ingested_ts_ms)]
+    item_id, signal = engagement.item_id, _signal(Thumb(previous.thumb))
+    times_ms = previous.event_ts_ms, engagement.ingested_ts_ms
+    return [Delta(Entity.ITEM, item_id, item_id, signal, -1, *times_ms, retracted_ts_ms=previous.ingested_ts_ms)]
+
+
+def _signal(thumb: Thumb) -> Signal:
+    return Signal.THUMB_DOWN if thumb is Thumb.DOWN else Signal.THUMB_UP
 
 
 def _weigh(memory: LogMemory, item_id: str, weight: float, at_ms: int) -> None:

@@ -108,15 +108,14 @@ class RowCache:
         """Read a row again after a refused write; raises `StoreFenced` when the store has gone back behind what was
         seen.
         """
-        key = (family.name, value)
-        before = self._rows.pop(key)
-        await self.load([(family, value)])
-        row = self._rows[key]
-        held = decode_contained(before.stored)
+        held = decode_contained(self._rows[family.name, value].stored)
+        [row] = await self._store.call(FencedStore.read_rows, family, [value])
         if any(row.contained.get(log, -1) < offset for log, offset in held.items()):
             raise StoreFenced(
-                f"a row of {family.name} went back from {held} to {row.contained}: the store was rolled back"
+                f"a row of {family.name} went back from {held} to {row.contained}: it has expired, or the store was "
+                "rolled back"
             )
+        self._rows[family.name, value] = row
         return row
 
     def trim(self) -> None:

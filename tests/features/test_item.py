@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ THUMBS = (Signal.THUMB_UP, Signal.THUMB_DOWN)
 
 
 def item_delta(signal: Signal, amount: int, at_ms: int, watched_ms: int = 0, completed: bool = False) -> Delta:
-    return Delta(Entity.ITEM, "50", "50", signal, amount, at_ms, at_ms, watched_ms, completed)
+    return Delta(Entity.ITEM, "50", "50", signal, amount, at_ms, at_ms, watched_ms, completed, retracted_ts_ms=at_ms)
 
 
 def fold(deltas: list[Delta]) -> ItemState:
@@ -130,3 +131,11 @@ def test_a_thumb_that_is_taken_back_leaves_the_others_at_their_own_weight() -> N
 def test_a_row_that_was_idle_for_longer_than_its_retention_begins_anew() -> None:
     again = item_delta(Signal.PLAY, 1, NOW_MS + RETENTION_MS + 1)
     assert fold([item_delta(Signal.CLICK, 1, NOW_MS), again]) == fold([again])
+
+
+def test_taking_back_a_thumb_that_the_row_has_forgotten_changes_nothing() -> None:
+    up = item_delta(Signal.THUMB_UP, 1, NOW_MS)
+    click = item_delta(Signal.CLICK, 1, NOW_MS + RETENTION_MS + 1)
+    retraction = msgspec.structs.replace(up, amount=-1, ingested_ts_ms=click.ingested_ts_ms, retracted_ts_ms=NOW_MS)
+    assert fold([up, click, retraction]) == fold([click])
+    assert fold([up, retraction]).totals == [0] * len(SIGNALS)

@@ -148,7 +148,7 @@ def test_a_newer_thumb_retracts_the_older_one_at_its_own_time() -> None:
     _, deltas = fold(thumbs((NOW_MS - DAY_MS, Thumb.UP), (NOW_MS, Thumb.DOWN)))
     assert deltas == [
         Delta(Entity.ITEM, "50", "50", Signal.THUMB_UP, 1, NOW_MS - DAY_MS, NOW_MS),
-        Delta(Entity.ITEM, "50", "50", Signal.THUMB_UP, -1, NOW_MS - DAY_MS, NOW_MS),
+        Delta(Entity.ITEM, "50", "50", Signal.THUMB_UP, -1, NOW_MS - DAY_MS, NOW_MS, retracted_ts_ms=NOW_MS),
         Delta(Entity.ITEM, "50", "50", Signal.THUMB_DOWN, 1, NOW_MS, NOW_MS),
     ]
 

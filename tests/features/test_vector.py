@@ -56,7 +56,7 @@ def moment(item_id: str, age_ms: int, kind: Kind = Kind.CLICK, value: int = 0) -
 
 
 def user(*recent: Moment, titles: dict[str, Title] | None = None, thumbs: dict[str, Thumb] | None = None) -> UserState:
-    remembered = {item_id: ThumbMemory(NOW_MS, "e", int(thumb)) for item_id, thumb in (thumbs or {}).items()}
+    remembered = {item_id: ThumbMemory(NOW_MS, "e", int(thumb), NOW_MS) for item_id, thumb in (thumbs or {}).items()}
     return UserState(recents={"log": list(recent)} if recent else {}, logs={"log": LogMemory(titles or {}, remembered)})
 
 
