@@ -66,10 +66,14 @@ class Runtime:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.store = SharedStore(FencedStore(settings.redis, settings.feast_project))
+        # One connection each, so that no stage waits for the other's writes.
+        self._stores = {
+            stage: SharedStore(FencedStore(settings.redis, settings.feast_project))
+            for stage in (SESSION_STAGE, TARGET_STAGE)
+        }
         self._known_items = KnownItems(settings)
         self.session_stage = SessionStage(
-            self.store,
+            self._stores[SESSION_STAGE],
             self._send_deltas,
             self._send_dead_letters,
             metrics,
@@ -77,7 +81,9 @@ class Runtime:
             settings.row_cache_bytes // 2,
             self._known_items.count_unknown,
         )
-        self.target_stage = TargetStage(self.store, self._send_dead_letters, metrics, settings.row_cache_bytes // 2)
+        self.target_stage = TargetStage(
+            self._stores[TARGET_STAGE], self._send_dead_letters, metrics, settings.row_cache_bytes // 2
+        )
         self.generation = -1
         self.is_ready = self.is_stopping = False
         self.progress = {stage: Progress(stage) for stage in (SESSION_STAGE, TARGET_STAGE)}
@@ -129,8 +135,8 @@ class Runtime:
             self.generation = consumer.app.consumer_generation_id
             self._log_ids = await asyncio.to_thread(read_topic_ids, self.settings)
             session, target = [
-                decode_checkpoints(await self.store.call(FencedStore.read_checkpoints, stage))
-                for stage in (SESSION_STAGE, TARGET_STAGE)
+                decode_checkpoints(await store.call(FencedStore.read_checkpoints, stage))
+                for stage, store in self._stores.items()
             ]
             starts = await self._starts(consumer, session, target)
             self.session_stage.begin(session)
@@ -198,7 +204,8 @@ class Runtime:
         while True:
             self._watchdog.beat()
             await asyncio.sleep(HEARTBEAT_S)
-            await self.store.call(FencedStore.write_checkpoints, SESSION_STAGE, {})
+            for stage, store in self._stores.items():
+                await store.call(FencedStore.write_checkpoints, stage, {})
             lags = self._measure_lag(consumer)
             stalled = self._stalled(lags, consumer.assignment())
             if stalled is not None:
