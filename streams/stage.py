@@ -19,9 +19,9 @@ from infra.metrics import Metrics
 
 WRITE_ATTEMPTS = 20
 FRESH_WHEN_PRODUCED_MS = 10_000
-# A row as Python objects takes about so many times the bytes that the store holds for it: tests/streams/test_stages.py.
-OBJECT_BYTES_PER_STORED_BYTE = 4
-ROW_BYTES = 2_000
+# What a row takes as Python objects, for each byte of its stored form and beside: tests/streams/test_row_cache.py.
+OBJECT_BYTES_PER_STORED_BYTE = 7
+ROW_BYTES = 1_000
 T = TypeVar("T")
 
 
@@ -58,6 +58,11 @@ class SharedStore:
         """Run a method of the fenced store; raises `StoreFenced`."""
         async with self._lock:
             return await asyncio.to_thread(method, self._store, *args)
+
+
+def estimate_memory_bytes(row: Row) -> int:
+    """About what a row takes in this process; too much rather than too little."""
+    return ROW_BYTES + OBJECT_BYTES_PER_STORED_BYTE * row.size_bytes
 
 
 class RowCache:
@@ -121,7 +126,7 @@ class RowCache:
     def trim(self) -> None:
         """After a batch: let the rows go that were not used for longest, until the limit is kept."""
         for key in self._batch:
-            size_bytes = ROW_BYTES + OBJECT_BYTES_PER_STORED_BYTE * self._rows[key].size_bytes
+            size_bytes = estimate_memory_bytes(self._rows[key])
             self._total_bytes += size_bytes - self._sizes_bytes.get(key, 0)
             self._sizes_bytes[key] = size_bytes
         self._batch.clear()
