@@ -15,6 +15,7 @@ import redis
 from features.engagement import Kind, Thumb
 from features.feast_repo.apply import apply_feast, feast_folder
 from features.online_store import connect, read_states
+from features.read_time import read_time_values
 from features.registry import VIEWS, feature_table, read_time_table
 from features.rows import FAMILIES, QUERY, USER, RowFamily
 from features.session import current_session
@@ -55,9 +56,10 @@ page is generated from `features/registry.py`: `nowrank features docs > docs/fea
 READ_TIME_HEAD = """
 ## Computed when a row is read
 
-What depends on the clock or on the whole catalogue is not stored. Feast computes these from what the reader passes
-beside the key (`now_ms`, the priors); the scorer computes the rates for many titles at once and logs the priors it used
-with every ranking. A title with few plays is drawn to the catalogue's own rate, which counts as much as ten plays.
+What depends on the clock or on the whole catalogue, and long lists, are not stored by name. Feast's on-demand views
+compute them from the packed state and from what the reader passes beside the key (`now_ms`, the priors). A title's
+rates are drawn to the catalogue's own, which count as much as ten plays; the scorer logs those it used with every
+ranking.
 
 """
 PAGE_FOOT = """
@@ -132,6 +134,7 @@ def _read_row(args: argparse.Namespace) -> int:
         print(f"nowrank: no {family.name} row for {key!r}", file=sys.stderr)
         return 1
     values = dict(zip((spec.name for spec in view.features), view.values(state), strict=True))
+    values |= read_time_values(family, state, now_ms())
     if args.json:
         document = {view.join_key: key, **values}
         print(json.dumps(document, ensure_ascii=False, indent=2, default=lambda data: base64.b64encode(data).decode()))

@@ -51,7 +51,8 @@ def read_time_table() -> str:
     """The Markdown table of what is computed when a row is read."""
     lines = ["| view | of | feature | type | needs | meaning |", "| --- | --- | --- | --- | --- | --- |"]
     lines += [
-        f"| `{view.name}` | `{view.view.name}` | `{feature.name}` | {feature.dtype.value} "
+        f"| `{view.name}` | {', '.join(f'`{source.name}`' for source, _ in view.inputs)} "
+        f"| `{feature.name}` | {feature.dtype.value} "
         f"| {', '.join(f'`{spec.name}`' for spec in view.request)} | {feature.doc} |"
         for view in READ_TIME_VIEWS
         for feature in view.features

@@ -6,14 +6,9 @@ Enters: deltas of one source_item. Leaves: its top targets. Called by stage 2, t
 from features.decay import HALF_LIVES_MS
 from features.top_targets import fold_with, top_targets_view
 
-HALF_LIFE_MS = HALF_LIVES_MS["14d"]
+HALF_LIFE = "14d"
+HALF_LIFE_MS = HALF_LIVES_MS[HALF_LIFE]
 
 fold_source_item = fold_with(HALF_LIFE_MS)
 
-VIEW = top_targets_view(
-    "source_item",
-    "source_item_id",
-    HALF_LIFE_MS,
-    "14d",
-    "what members engage with coming from this title",
-)
+VIEW = top_targets_view("source_item", "source_item_id", "what members engage with coming from this title")

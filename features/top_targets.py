@@ -75,37 +75,40 @@ def ranked_targets(state: TopTargetsState, half_life_ms: int) -> list[tuple[str,
     )
 
 
-def top_targets_view(name: str, join_key: str, half_life_ms: int, half_life_name: str, doc: str) -> ViewSpec:
+def shown_targets(state: TopTargetsState, half_life_ms: int, now_ms: int) -> tuple[list[Any], ...]:
+    """The first CAPACITY targets, most engaged first, and their decayed impressions, clicks and plays at `now_ms`."""
+    top = ranked_targets(state, half_life_ms)[:CAPACITY]
+    factors = [decay_factor(now_ms - target.as_of_ms, half_life_ms) for _, target in top]
+    sums = (
+        [target.sums[slot] * factor for (_, target), factor in zip(top, factors, strict=True)]
+        for slot in range(len(SIGNALS))
+    )
+    return [item_id for item_id, _ in top], *sums
+
+
+def shown_specs(name: str, half_life_name: str) -> tuple[FeatureSpec, ...]:
+    """What `shown_targets` gives."""
+    return (
+        FeatureSpec(f"{name}_items", DType.STRINGS, [], f"the top {CAPACITY} targets, most engaged first"),
+        *(
+            FeatureSpec(f"{name}_{signal}_{half_life_name}", DType.FLOAT64S, [], f"their decayed {signal} now")
+            for signal in SIGNALS
+        ),
+    )
+
+
+def top_targets_view(name: str, join_key: str, doc: str) -> ViewSpec:
     """The view of one family of top lists."""
-
-    def values(state: TopTargetsState) -> tuple[Any, ...]:
-        top = ranked_targets(state, half_life_ms)[:CAPACITY]
-        sums = [
-            [target.sums[slot] * decay_factor(state.as_of_ms - target.as_of_ms, half_life_ms) for _, target in top]
-            for slot in range(len(SIGNALS))
-        ]
-        return ([item_id for item_id, _ in top], *sums, state.as_of_ms, msgspec.msgpack.encode(state))
-
     return ViewSpec(
         name=name,
         entity=name,
         join_key=join_key,
         ttl_s=RETENTION_MS // 1000,
         features=(
-            FeatureSpec(f"{name}_items", DType.STRINGS, [], "the top targets, most engaged first"),
-            *(
-                FeatureSpec(
-                    f"{name}_{signal}_{half_life_name}",
-                    DType.FLOAT64S,
-                    [],
-                    f"their {signal}, decayed sums as of {name}_as_of_ms",
-                )
-                for signal in SIGNALS
-            ),
-            FeatureSpec(f"{name}_as_of_ms", DType.INT64, 0, "event time at which the sums stand"),
+            FeatureSpec(f"{name}_as_of_ms", DType.INT64, 0, "event time of the newest engagement folded"),
             packed_spec(name),
         ),
-        values=values,
+        values=lambda state: (state.as_of_ms, msgspec.msgpack.encode(state)),
         doc=doc,
     )
 

@@ -29,19 +29,21 @@ def heaviest_titles(weights: dict[str, float], count: int) -> list[tuple[str, fl
 
 
 def _values(state: UserState) -> tuple[Any, ...]:
-    top = top_titles(state, state.as_of_ms, SHOWN)
+    return state.as_of_ms, msgspec.msgpack.encode(state.logs)
+
+
+def shown_history(state: UserState, now_ms: int) -> tuple[list[Any], ...]:
+    """HISTORY's values at `now_ms`, in order."""
+    top = top_titles(state, now_ms, SHOWN)
     thumbs = sorted(state.active_thumbs().items())
-    recent = state.recent
     return (
         [item_id for item_id, _ in top],
         [weight for _, weight in top],
         [item_id for item_id, _ in thumbs],
         [int(thumb) for _, thumb in thumbs],
-        [moment.item_id for moment in recent],
-        [moment.kind for moment in recent],
-        [moment.event_ts_ms for moment in recent],
-        state.as_of_ms,
-        msgspec.msgpack.encode(state.logs),
+        [moment.item_id for moment in state.recent],
+        [moment.kind for moment in state.recent],
+        [moment.event_ts_ms for moment in state.recent],
     )
 
 
@@ -51,26 +53,23 @@ VIEW = ViewSpec(
     join_key="user_id",
     ttl_s=RETENTION_MS // 1000,
     features=(
-        FeatureSpec(
-            "user_history_items",
-            DType.STRINGS,
-            [],
-            f"the {SHOWN} titles of greatest decayed weight, the heaviest first",
-        ),
-        FeatureSpec("user_history_weights_14d", DType.FLOAT64S, [], "their weights as of user_history_as_of_ms"),
-        FeatureSpec("user_history_thumb_items", DType.STRINGS, [], "titles with a thumb in force"),
-        FeatureSpec("user_history_thumbs", DType.INT64S, [], "their thumbs: 1 up, 2 double up, -1 down"),
-        FeatureSpec(
-            "user_history_engaged_items",
-            DType.STRINGS,
-            [],
-            f"titles of the last {RECENT_CAPACITY} engagements, oldest first",
-        ),
-        FeatureSpec("user_history_engaged_kinds", DType.INT64S, [], "their kinds: 1 click, 2 play, 3 thumb"),
-        FeatureSpec("user_history_engaged_ts_ms", DType.INT64S, [], "their event times"),
         FeatureSpec("user_history_as_of_ms", DType.INT64, 0, "event time of the newest engagement"),
         packed_spec("user_history"),
     ),
     values=_values,
     doc="decayed weight by title, and the thumbs in force",
+)
+HISTORY = (
+    FeatureSpec("user_history_items", DType.STRINGS, [], f"the {SHOWN} titles of greatest weight, the heaviest first"),
+    FeatureSpec("user_history_weights_14d", DType.FLOAT64S, [], "their decayed weights now"),
+    FeatureSpec("user_history_thumb_items", DType.STRINGS, [], "titles with a thumb in force"),
+    FeatureSpec("user_history_thumbs", DType.INT64S, [], "their thumbs: 1 up, 2 double up, -1 down"),
+    FeatureSpec(
+        "user_history_engaged_items",
+        DType.STRINGS,
+        [],
+        f"titles of the last {RECENT_CAPACITY} engagements, oldest first",
+    ),
+    FeatureSpec("user_history_engaged_kinds", DType.INT64S, [], "their kinds: 1 click, 2 play, 3 thumb"),
+    FeatureSpec("user_history_engaged_ts_ms", DType.INT64S, [], "their event times"),
 )

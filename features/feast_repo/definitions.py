@@ -14,7 +14,7 @@ from feast.types import Array, Bytes, Float64, Int64, String
 from features.feast_repo.offline import EVENT_TIMESTAMP_COLUMN, source_file
 from features.read_time import READ_TIME_VIEWS, ReadTimeView
 from features.registry import VIEWS
-from features.spec import DType, ViewSpec
+from features.spec import DType, FeatureSpec, ViewSpec
 
 FEAST_TYPES = {
     DType.INT64: Int64,
@@ -50,35 +50,39 @@ def feast_view(view: ViewSpec, entity: Entity) -> FeatureView:
     )
 
 
-def feast_read_time_view(view: ReadTimeView, stored: FeatureView) -> OnDemandFeatureView:
+def feast_read_time_view(view: ReadTimeView, stored: dict[str, FeatureView]) -> OnDemandFeatureView:
     """A view that Feast computes when it is read; the reader passes `view.request` with the entity's key."""
-    request = RequestSource(
-        name=f"{view.name}_request",
-        schema=[Field(name=spec.name, dtype=FEAST_TYPES[spec.dtype]) for spec in view.request],
-    )
-    names = (*view.inputs, *(spec.name for spec in view.request))
-    features, compute = [(spec.name, spec.default) for spec in view.features], view.compute
+    request = RequestSource(name=f"{view.name}_request", schema=[_field(spec) for spec in view.request])
+    inputs = [name for _, names in view.inputs for name in names]
+    arguments = (*inputs, *(spec.name for spec in view.request))
+    name, outputs = view.name, [spec.name for spec in view.features]
 
-    def computed(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        rows = zip(*(inputs[name] for name in names), strict=True)
-        values = [compute(*row) if None not in row else [default for _, default in features] for row in rows]
-        return {name: [row[place] for row in values] for place, (name, _) in enumerate(features)}
+    def computed(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        from features.read_time import READ_TIME_VIEWS_BY_NAME  # Feast stores this function, and what it closes over
+
+        values = READ_TIME_VIEWS_BY_NAME[name].values
+        rows = [values(*row) for row in zip(*(columns[name] for name in arguments), strict=True)]
+        return {output: [row[place] for row in rows] for place, output in enumerate(outputs)}
 
     return OnDemandFeatureView(
         name=view.name,
-        sources=[request, stored[list(view.inputs)]],
-        schema=[Field(name=spec.name, dtype=FEAST_TYPES[spec.dtype]) for spec in view.features],
+        sources=[request, *(stored[source.name][list(names)] for source, names in view.inputs)],
+        schema=[_field(spec) for spec in view.features],
         udf=computed,
-        udf_string=f"see `READ_TIME_VIEWS` in {__name__.split('.')[0]}/read_time.py",
+        udf_string="see READ_TIME_VIEWS in features/read_time.py",
         mode="python",
     )
+
+
+def _field(spec: FeatureSpec) -> Field:
+    return Field(name=spec.name, dtype=FEAST_TYPES[spec.dtype])
 
 
 ENTITIES: dict[str, Entity] = {view.entity: feast_entity(view) for view in VIEWS}
 FEATURE_VIEWS: dict[str, FeatureView] = {view.name: feast_view(view, ENTITIES[view.entity]) for view in VIEWS}
 PUSH_SOURCES: dict[str, PushSource] = {name: view.stream_source for name, view in FEATURE_VIEWS.items()}
 READ_TIME_FEATURE_VIEWS: dict[str, OnDemandFeatureView] = {
-    view.name: feast_read_time_view(view, FEATURE_VIEWS[view.view.name]) for view in READ_TIME_VIEWS
+    view.name: feast_read_time_view(view, FEATURE_VIEWS) for view in READ_TIME_VIEWS
 }
 
 # `feast apply` looks at a module's own names, not into containers.

@@ -43,7 +43,8 @@ from features.item import VIEW as ITEM_VIEW
 from features.item import ItemState
 from features.item_table import ItemTable
 from features.online_store import FencedStore, Row, read_states
-from features.read_time import READ_TIME_VIEWS
+from features.rates import FIRST_PRIORS
+from features.read_time import READ_TIME_VIEWS, ReadTimeView, read_time_values
 from features.registry import VIEWS
 from features.rows import (
     FAMILIES,
@@ -173,10 +174,10 @@ def test_both_views_of_a_user_stand_in_one_row(
     store.write_rows([row])
     assert [key for key in redis_client.scan_iter() if not key.startswith(b"nowrank:")] == [row.key]
     answer = feast_store.get_online_features(
-        ["session:session_items", "user_history:user_history_thumbs"], [{"user_id": "42"}]
+        ["session:session_items", "user_history:user_history_as_of_ms"], [{"user_id": "42"}]
     ).to_dict()
     assert answer["session_items"] == [["título-3", "título-2", "título-1", "título-0"]]
-    assert answer["user_history_thumbs"] == [[-1, 2]]
+    assert answer["user_history_as_of_ms"] == [row.state.as_of_ms]
 
 
 def test_integers_keep_all_their_bits(feast_store: FeatureStore, store: FencedStore) -> None:
@@ -408,23 +409,35 @@ def test_feasts_own_apply_finds_the_generated_definitions(settings: Settings, tm
     assert {view.name for view in open_feast(other).list_feature_views()} == {view.name for view in VIEWS}
 
 
+@pytest.mark.parametrize("view", READ_TIME_VIEWS, ids=[view.name for view in READ_TIME_VIEWS])
 def test_read_time_features_are_the_same_through_feast_and_through_our_own_reader(
-    feast_store: FeatureStore, store: FencedStore, redis_client: redis.Redis, settings: Settings
+    feast_store: FeatureStore, store: FencedStore, redis_client: redis.Redis, settings: Settings, view: ReadTimeView
 ) -> None:
-    [item], [user] = store.read_rows(ITEM, ["rated"]), store.read_rows(USER, ["idle"])
-    engage(item, ITEM, 3)
-    engage(user, USER, 3)
-    assert store.write_rows([item, user]) == [True, True]
-    now_ms, priors = NOW_MS + 5 * DAY_MS, (0.25, 0.75)
-    request = {"now_ms": now_ms, "completion_prior": priors[0], "thumbs_up_prior": priors[1]}
-    keys = [{"item_id": key, **request} for key in ("rated", "missing")]
-    answer = feast_store.get_online_features(["item_now:item_completion_rate", "item_now:item_thumbs_up_rate"], keys)
-    rates = answer.to_dict()
+    family = next(family for family in FAMILIES if view.inputs[0][0] in family.views)
+    [row] = store.read_rows(family, ["read"])
+    engage(row, family, 3)
+    assert store.write_rows([row]) == [True]
+    now_ms = NOW_MS + 5 * DAY_MS
+    request = {spec.name: spec.default for spec in view.request} | {"now_ms": now_ms}
+    keys = [{family.join_key: key, **request} for key in ("read", "missing")]
+    names = [spec.name for spec in view.features]
+    answer = feast_store.get_online_features([f"{view.name}:{name}" for name in names], keys).to_dict()
+    [state] = read_states(redis_client, settings.feast_project, [(family, "read")])
+    ours = read_time_values(family, state, now_ms)
+    assert {name: answer[name] for name in names} == {
+        spec.name: [ours[spec.name], spec.default] for spec in view.features
+    }
+    assert all(value not in ([], 0, 0.0) for value in ours.values())
+
+
+def test_rates_of_one_title_are_those_of_the_vector(
+    store: FencedStore, redis_client: redis.Redis, settings: Settings
+) -> None:
+    [row] = store.read_rows(ITEM, ["rated"])
+    engage(row, ITEM, 3)
     table = ItemTable()
-    [state] = read_states(redis_client, settings.feast_project, [(ITEM, "rated")])
-    table.set_state(table.slot("rated"), state)
-    *_, completion, thumbs_up, _ = item_columns(table, table.slots(["rated"]), now_ms, priors)
-    assert rates["item_completion_rate"] == [pytest.approx(float(completion[0])), 0.0]
-    assert rates["item_thumbs_up_rate"] == [pytest.approx(float(thumbs_up[0])), 0.0]
-    idle = feast_store.get_online_features(["session_now:session_idle_ms"], [{"user_id": "idle", "now_ms": now_ms}])
-    assert idle.to_dict()["session_idle_ms"] == [now_ms - user.state.as_of_ms]
+    table.set_state(table.slot("rated"), row.state)
+    *_, completion, thumbs_up, _ = item_columns(table, table.slots(["rated"]), NOW_MS + DAY_MS, FIRST_PRIORS)
+    rates = read_time_values(ITEM, row.state, NOW_MS + DAY_MS)
+    assert rates["item_completion_rate"] == pytest.approx(float(completion[0]))
+    assert rates["item_thumbs_up_rate"] == pytest.approx(float(thumbs_up[0]))

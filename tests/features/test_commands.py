@@ -65,7 +65,11 @@ def test_read_prints_every_feature_by_name(capsys: pytest.CaptureFixture[str]) -
 def test_read_normalises_a_query_and_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["features", "read", "query", " Star WARS", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
-    assert (row["query"], row["query_items"], row["query_clicks_14d"]) == ("star wars", ["50"], [1.0])
+    assert (row["query"], row["query_items"], row["query_clicks_14d"]) == (
+        "star wars",
+        ["50"],
+        [pytest.approx(0.5 ** (1 / 14), rel=1e-3)],
+    )
 
 
 def test_read_fails_with_a_message_when_there_is_no_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """The session: derived from the newest engagements, never folded."""
 
 from features.engagement import Kind
-from features.read_time import session_idle_ms
+from features.read_time import read_time_values
+from features.rows import USER
 from features.session import GAP_MS, SHOWN, VIEW, current_session
 from features.user import Moment, UserState
 
@@ -65,4 +66,4 @@ def test_the_view_counts_the_session_of_the_newest_engagement() -> None:
     assert (row["session_clicks"], row["session_plays"], row["session_thumbs"]) == (1, 1, 1)
     assert row["session_length_ms"] == 7 * minute_ms
     assert row["session_last_queries"] == ["noir", "western"]
-    assert session_idle_ms(row["session_as_of_ms"], NOW_MS) == (2 * minute_ms,)
+    assert read_time_values(USER, state, NOW_MS)["session_idle_ms"] == 2 * minute_ms

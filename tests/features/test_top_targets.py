@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from features.decay import DAY_MS
 from features.delta import Delta, Entity, Signal
 from features.query import HALF_LIFE_MS, VIEW, fold_query
+from features.read_time import read_time_values
+from features.rows import QUERY
 from features.top_targets import CAPACITY, RETENTION_MS, TopTargetsState, engagement_at, ranked_targets
 
 NOW_MS = 1_750_000_000_000
@@ -30,10 +32,6 @@ def fold(deltas: list[Delta]) -> TopTargetsState:
     for delta in deltas:
         fold_query(state, delta)
     return state
-
-
-def values_by_name(state: TopTargetsState) -> dict[str, object]:
-    return dict(zip((spec.name for spec in VIEW.features), VIEW.values(state), strict=True))
 
 
 @given(st.data(), DELTAS)
@@ -75,18 +73,18 @@ def test_impressions_do_not_rank_a_target_higher() -> None:
     assert [item_id for item_id, _ in ranked_targets(state, HALF_LIFE_MS)] == ["clicked", "seen"]
 
 
-def test_values_are_decayed_to_the_newest_event_of_the_row() -> None:
-    values = values_by_name(
-        fold([query_delta("old", Signal.CLICK, NOW_MS - HALF_LIFE_MS), query_delta("new", Signal.PLAY, NOW_MS)])
-    )
+def test_values_are_decayed_to_the_time_of_reading() -> None:
+    state = fold([query_delta("old", Signal.CLICK, NOW_MS - HALF_LIFE_MS), query_delta("new", Signal.PLAY, NOW_MS)])
+    values = read_time_values(QUERY, state, NOW_MS)
     assert values["query_items"] == ["new", "old"]
     assert values["query_clicks_14d"] == [0.0, 0.5]
     assert values["query_plays_14d"] == [1.0, 0.0]
-    assert values["query_as_of_ms"] == NOW_MS
+    assert read_time_values(QUERY, state, NOW_MS + HALF_LIFE_MS)["query_plays_14d"] == [0.5, 0.0]
+    assert VIEW.values(state)[0] == NOW_MS
 
 
 def test_an_empty_row_has_empty_lists() -> None:
-    assert list(values_by_name(TopTargetsState()).values())[:5] == [[], [], [], [], 0]
+    assert list(read_time_values(QUERY, TopTargetsState(), NOW_MS).values()) == [[], [], [], []]
 
 
 def test_a_row_that_overflows_keeps_its_most_engaged_targets() -> None:

@@ -250,11 +250,11 @@ def test_history_shows_the_heaviest_titles_and_the_thumbs_in_force() -> None:
             engagement(Kind.THUMB, "thumb-2", item_id="disliked", thumb=Thumb.DOWN),
         ]
     )
-    items, weights, thumb_items, thumb_values, *_, as_of_ms, _ = user_history.VIEW.values(state)
+    items, weights, thumb_items, thumb_values, engaged, *_ = user_history.shown_history(state, NOW_MS)
     assert items == ["loved", "played", "clicked", "disliked"]
     assert weights == [1.5, 1.0, CLICK_WEIGHT, -2.0]
     assert (thumb_items, thumb_values) == (["disliked", "loved"], [-1, 2])
-    assert as_of_ms == NOW_MS
+    assert sorted(engaged) == sorted(items)
 
 
 def test_a_refused_repeat_leaves_the_state_as_it_was() -> None:
