@@ -32,7 +32,9 @@ class RowKeys(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RowsRead:
-    """What was read. `targets` are the top lists by entity; `contained` are the offsets in each row, by entity."""
+    """What was read. `targets` are the top lists by entity; `contained` are the offsets in each row that was looked
+    for, by entity: none in a row that does not exist.
+    """
 
     user: UserState = field(default_factory=UserState)
     user_status: Literal["fresh", "stale", "remembered", "default"] = "default"
@@ -104,9 +106,9 @@ def _to_rows(families: list[RowFamily], replies: list[list[bytes | None]], now_m
     states: dict[str, Any] = {}
     user_as_of_ms = 0
     for family, (*packed, offsets) in zip(families, replies, strict=True):
+        contained[family.name] = decode_contained(offsets)  # {}: there is no row, which is not the same as not read
         if offsets is None:
             continue
-        contained[family.name] = decode_contained(offsets)
         state = family.decode(packed)
         if family is USER:
             user_as_of_ms = state.as_of_ms

@@ -61,7 +61,7 @@ def test_row_past_its_time_to_live_is_stale_and_empty(filled: Settings) -> None:
 
 def test_missing_row_is_the_default(filled: Settings) -> None:
     rows = read(filled, RowKeys("nobody", None, None, None), 1)
-    assert (rows.user_status, rows.contained) == ("default", {})
+    assert (rows.user_status, rows.contained) == ("default", {"user": {}})
 
 
 def test_address_without_a_store_is_missing(settings: Settings) -> None:

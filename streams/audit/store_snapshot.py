@@ -1,0 +1,133 @@
+"""The whole store as it is read once: checkpoints first, then every row.
+
+Enters: a connection to the online store. Leaves: `StoreSnapshot`. Called by `verify` and `rebuild`.
+
+Workers go on meanwhile, so that rows are of different moments; each says by its contained offsets of which. Since a
+checkpoint is written after its rows, every row contains at least what the checkpoints read before it cover.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from features.online_store import CHECKPOINT_KEY, GENERATION_KEY, connect
+from features.rows import CONTAINED_FIELD, FAMILIES, RowFamily, decode_contained, entity_prefix
+from infra.errors import StoreUnavailable
+from streams.checkpoints import Checkpoint, decode_checkpoints
+
+# By event log, the offset at which `nowrank rebuild --from` began: deltas of earlier events are not in the rows.
+BEGIN_KEY = b"nowrank:begin"
+LAST_ORDINAL = 1 << 40  # higher than any; (offset - 1, LAST_ORDINAL) in the map of rule 11 drops deltas before `offset`
+SCAN_COUNT = 2_000
+BATCH_ROWS = 500
+TIMEOUT_S = 30.0
+_PREFIXES = {entity_prefix(family.join_key): family for family in FAMILIES}
+_LENGTH_BYTES = 4
+
+
+@dataclass(slots=True)
+class StoredRow:
+    """A row's hash as it stands in the store."""
+
+    family: RowFamily
+    value: str
+    fields: dict[bytes, bytes]
+
+    @property
+    def contained(self) -> dict[str, int]:
+        """The contained offsets by log."""
+        return decode_contained(self.fields.get(CONTAINED_FIELD))
+
+
+@dataclass(slots=True)
+class StoreSnapshot:
+    """What the store held: its generation, the checkpoints of both stages, and the rows by (family, entity value)."""
+
+    generation: bytes | None
+    session: dict[str, Checkpoint]
+    target: dict[str, Checkpoint]
+    begin: dict[str, int]
+    rows: dict[tuple[str, str], StoredRow] = field(default_factory=dict)
+
+
+def read_checkpoints(client: redis.Redis) -> StoreSnapshot:
+    """The store without its rows; raises `StoreUnavailable`."""
+    any_client: Any = client
+    try:
+        pipeline = any_client.pipeline(transaction=True)
+        pipeline.get(GENERATION_KEY)
+        pipeline.hgetall(CHECKPOINT_KEY + b"session")
+        pipeline.hgetall(CHECKPOINT_KEY + b"target")
+        pipeline.hgetall(BEGIN_KEY)
+        generation, session, target, begin = pipeline.execute()
+    except redis.RedisError as error:
+        raise StoreUnavailable(f"the checkpoints could not be read: {error}") from error
+    return StoreSnapshot(
+        generation, _checkpoints(session), _checkpoints(target), {log.decode(): int(at) for log, at in begin.items()}
+    )
+
+
+def read_store(connection_string: str, project: str, advance: Callable[[int], None]) -> StoreSnapshot:
+    """The checkpoints, then every row of the project; raises `StoreUnavailable`. `advance` counts rows."""
+    client: Any = connect(connection_string, TIMEOUT_S)
+    try:
+        snapshot = read_checkpoints(client)
+        cursor = None
+        while cursor != 0:
+            cursor, keys = client.scan(cursor or 0, count=SCAN_COUNT)
+            named = {key: name for key in keys if (name := row_name(key, project)) is not None}
+            _read_rows(client, snapshot, {key: name for key, name in named.items() if _is_new(snapshot, name)})
+            advance(len(named))
+        if client.get(GENERATION_KEY) != snapshot.generation:
+            raise StoreUnavailable("the store was replaced while its rows were read; run the command again")
+    except redis.RedisError as error:
+        raise StoreUnavailable(f"the rows could not be read: {error}") from error
+    finally:
+        client.close()
+    return snapshot
+
+
+def count_keys(connection_string: str) -> int:
+    """How many keys the database holds; raises `StoreUnavailable`."""
+    client: Any = connect(connection_string, TIMEOUT_S)
+    try:
+        return int(client.dbsize())
+    except redis.RedisError as error:
+        raise StoreUnavailable(f"the online store at {connection_string!r} does not answer: {error}") from error
+    finally:
+        client.close()
+
+
+def row_name(key: bytes, project: str) -> tuple[RowFamily, str] | None:
+    """Whose row a key is; None for a key that is no row of the project."""
+    suffix = project.encode()
+    for prefix, family in _PREFIXES.items():
+        if key.startswith(prefix):
+            begin = len(prefix) + 2 * _LENGTH_BYTES
+            length = int.from_bytes(key[begin - _LENGTH_BYTES : begin], "little")
+            if key[begin + length :] == suffix:
+                return family, key[begin : begin + length].decode(errors="replace")
+    return None
+
+
+def _checkpoints(stored: dict[bytes, bytes]) -> dict[str, Checkpoint]:
+    return decode_checkpoints({log.decode(): value for log, value in stored.items()})
+
+
+def _is_new(snapshot: StoreSnapshot, name: tuple[RowFamily, str]) -> bool:
+    return (name[0].name, name[1]) not in snapshot.rows  # a scan may name a key twice
+
+
+def _read_rows(client: Any, snapshot: StoreSnapshot, named: dict[bytes, tuple[RowFamily, str]]) -> None:
+    keys = list(named)
+    for begin in range(0, len(keys), BATCH_ROWS):
+        batch = keys[begin : begin + BATCH_ROWS]
+        pipeline = client.pipeline(transaction=False)
+        for key in batch:
+            pipeline.hgetall(key)
+        for key, fields in zip(batch, pipeline.execute(), strict=True):
+            family, value = named[key]
+            if fields:  # it may have expired since the scan named it
+                snapshot.rows[family.name, value] = StoredRow(family, value, fields)

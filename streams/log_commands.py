@@ -1,0 +1,125 @@
+"""Commands that hold the store against the log: `nowrank verify`, `nowrank rebuild`.
+
+Enters: arguments. Leaves: tables or JSON on standard output, and an exit code. Called by `nowrank.cli`.
+"""
+
+import argparse
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from infra.errors import NowrankError
+from infra.settings import NO_BROKER, Settings, load_settings
+
+if TYPE_CHECKING:
+    from streams.audit.verify import VerifyReport
+
+VERIFY_EXAMPLES = """recomputes every row from the log and compares it with the store, while workers go on
+
+examples:
+  nowrank verify                a table of what was compared, and of the first differences
+  nowrank verify --limit 1000   more of them
+  nowrank verify --json         everything, for a script
+
+exit code: 0 equal, 1 different, 2 could not be verified (the log no longer holds what the rows began with)"""
+
+
+REBUILD_EXAMPLES = """fills a new store from the log in a spare database of the same Redis, then puts it in the
+live one's place in one atomic call; workers, scorer and Feast's SDK keep their settings
+
+examples:
+  nowrank rebuild                              the whole log
+  nowrank rebuild --from 2026-01-31T12:00:00   only events that the broker got since then (UTC where no zone is given)
+  nowrank rebuild --from 1769860800000         the same, in milliseconds since 1970
+  nowrank rebuild --from 5000                  each event partition from this offset on
+  nowrank rebuild --from earliest              what the log still has, although the live rows hold more
+  nowrank rebuild --keep-old                   leave the old rows in the spare database, to look at"""
+
+
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nowrank verify`."""
+    parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="how many differences to print (default: 20)"
+    )
+    parser.epilog = VERIFY_EXAMPLES
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compare every row of the store with a recomputation of the log."""
+    from streams.audit.verify import verify_store
+
+    report = verify_store(_connected_settings())
+    if args.json:
+        print(json.dumps(_to_json(report)))
+    else:
+        _print_report(report, args.limit)
+    return report.exit_code
+
+
+def rebuild_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nowrank rebuild`."""
+    parser.add_argument("--from", dest="begin", metavar="OFFSET|TIME", help="where to begin in the event topics")
+    parser.add_argument(
+        "--spare-db", type=int, metavar="N", help="logical database to build in (default: the live store's + 1)"
+    )
+    parser.add_argument("--keep-old", action="store_true", help="keep the replaced rows in the spare database")
+    parser.epilog = REBUILD_EXAMPLES
+
+
+def rebuild(args: argparse.Namespace) -> int:
+    """Fill the store anew from the log and switch to it."""
+    from streams.rebuilding.rebuild import rebuild_store
+
+    report = rebuild_store(_connected_settings(), args.begin, args.spare_db, args.keep_old)
+    for note in report.notes:
+        print(note)
+    print(
+        f"the new store is in place: {report.events} events and {report.delta_messages} messages of deltas folded "
+        f"in {report.seconds:.1f} s"
+    )
+    return 0
+
+
+def _to_json(report: "VerifyReport") -> dict[str, object]:
+    return {
+        "exit_code": report.exit_code,
+        "rows": report.rows,
+        "records": report.records,
+        "deltas": report.deltas,
+        "expired": report.expired,
+        "differences": [difference._asdict() for difference in report.differences],
+        "unverifiable": report.unverifiable,
+    }
+
+
+def _print_report(report: "VerifyReport", limit: int) -> None:
+    differing: dict[str, set[str]] = {}
+    for difference in report.differences:
+        differing.setdefault(difference.family, set()).add(difference.key)
+    print(f"{'family':<14}{'rows':>10}{'different':>12}")
+    for family in dict.fromkeys((*report.rows, *differing)):
+        print(f"{family:<14}{report.rows.get(family, 0):>10}{len(differing.get(family, ())):>12}")
+    print(f"{report.records} records read, {report.deltas} deltas compared with the delta log")
+    if report.expired:
+        print(f"{report.expired} rows have expired by the expiry rule")
+    for reason, rows in report.unverifiable.items():
+        print(f"cannot be verified: {rows} rows: {reason}")
+    if report.differences:
+        print()
+    for difference in report.differences[:limit]:
+        print(f"{difference.family} {difference.key!r} {difference.feature}")
+        print(f"  log gives  {difference.expected}\n  store has  {difference.stored}")
+    if len(report.differences) > limit:
+        print(f"... and {len(report.differences) - limit} more: --limit shows them")
+    print(("equal", "different", "could not be verified")[report.exit_code])
+
+
+def _connected_settings() -> Settings:
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    settings = load_settings()
+    if not settings.kafka:
+        raise NowrankError(NO_BROKER)
+    if not settings.redis:
+        raise NowrankError("no store is set: start one with `nowrank up`, or set NOWRANK_REDIS=host:port")
+    return settings
