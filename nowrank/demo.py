@@ -76,7 +76,7 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Steps 3 to 9, on the running stack."""
+    """Steps 3 to 10, on the running stack."""
     from model.evaluate import evaluate_artifact
     from model.progress import shown_progress
     from model.train import train_on_log
@@ -111,7 +111,9 @@ def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, 
             freshness = play_live(settings, log, progress)
         _say("8  /rank with 100 and 500 given candidates")
         rank_ms = {str(count): _time_rank(scorer, log, count) for count in (100, 500)}
-    _say("9  evaluation on the held-out last days, full ranking")
+    _say("9  verify: recompute the whole log and compare every row of the store with it")
+    verified = _verify(settings)
+    _say("10 evaluation on the held-out last days, full ranking")
     with shown_progress() as progress:
         evaluation = evaluate_artifact(
             log, settings.artifact_path, max_labels=EVALUATED_LABELS_PER_TASK, progress=progress
@@ -129,6 +131,7 @@ def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, 
         "rank_ms": rank_ms,
         "ndcg10": {"unicorn": pre_query["unicorn"]["ndcg10"], "popularity": pre_query["popularity"]["ndcg10"]},
         "evaluation": evaluation,
+        "verify": verified,
         "train_s": round(report.data_s + report.fit_s, 1),
         **figures,
         "versions": {
@@ -223,6 +226,22 @@ def _play_scene(settings: Settings, scorer: "Scorer", log: "Log") -> dict[str, A
     }
 
 
+def _verify(settings: Settings) -> dict[str, Any]:
+    from streams.audit.verify import verify_store
+
+    began_s = monotonic_s()
+    report = verify_store(settings)
+    rows, took_s = sum(report.rows.values()), monotonic_s() - began_s
+    print(f"   {rows:,} rows and {report.deltas:,} deltas recomputed from {report.records:,} records in {took_s:.0f} s")
+    return {
+        "rows": rows,
+        "records": report.records,
+        "differences": len(report.differences),
+        "unverifiable": sum(report.unverifiable.values()),
+        "took_s": round(took_s, 1),
+    }
+
+
 def _time_rank(scorer: "Scorer", log: "Log", count: int) -> dict[str, float]:
     """The client's own time for RANK_REQUESTS requests, one after the other, in ms."""
     from nowrank.demo_replay import percentile
@@ -267,6 +286,10 @@ def _print_table(figures: dict[str, Any]) -> None:
                 f"{name} {pre_query[name]['ndcg10']:.3f}" for name in pre_query if isinstance(pre_query[name], dict)
             ),
         ),
+        (
+            "rows that equal the log",
+            f"{figures['verify']['rows'] - figures['verify']['differences']:,} of {figures['verify']['rows']:,}",
+        ),
         ("titles moved by the scene", f"{figures['moved_items']} (control: {figures['control_moved_items']})"),
         ("whole run", f"{figures['took_s']:.0f} s, {figures['train_s']:.0f} s of it training"),
     ]
@@ -281,6 +304,10 @@ def _verdict(figures: dict[str, Any]) -> int:
             (
                 figures["ndcg10"]["unicorn"] > figures["ndcg10"]["popularity"],
                 "UniCoRn does not rank better than popularity",
+            ),
+            (
+                figures["verify"]["differences"] == figures["verify"]["unverifiable"] == 0,
+                "the store does not equal the log",
             ),
             (figures["moved_items"] >= 1, "no title moved after the scene"),
             (figures["control_moved_items"] == 0, "titles moved without any event between two requests"),
