@@ -5,11 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# For the demo: JSON=FILE writes its figures there, KEEP=1 leaves the stack running.
+# JSON=FILE writes the figures of the demo, or of a benchmark, there; KEEP=1 leaves the demo's stack running.
 DEMO_ARGUMENTS := $(if $(JSON),--json "$(JSON)") $(if $(KEEP),--keep)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check slow-tests fmt docs golden up down status lock clean
+.PHONY: help install demo test check slow-tests faults soak bench-streams fmt docs golden up down status lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,6 +30,15 @@ check: $(INSTALLED) ## format, lint, types, room rules and the fast tests
 # One at a time: they measure, and each has a whole stack of its own.
 slow-tests: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+faults: $(INSTALLED) ## hurt real workers and servers in every way, with a table of what was expected and observed
+	$(BIN)/python -m pytest tests/faults
+
+soak: $(INSTALLED) ## a steady load for SECONDS=180: memory and lag must stay flat
+	SOAK_SECONDS=$(or $(SECONDS),180) $(BIN)/python -m pytest tests/faults/test_load_faults.py -k soak
+
+bench-streams: $(INSTALLED) ## the stream workers' speed as ratios to named baselines; about ten minutes
+	$(BIN)/python -m benchmarks.streams $(if $(JSON),--json "$(JSON)")
 
 fmt: $(INSTALLED) ## format the code and fix what can be fixed
 	$(BIN)/ruff format .

@@ -1,0 +1,1 @@
+"""What Nowrank is compared with: the same work done in the most straightforward way, or not done at all."""

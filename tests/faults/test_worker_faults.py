@@ -1,0 +1,141 @@
+"""Workers that are killed, asked to end, stopped, joined by others, or that stall: every row stays right."""
+
+import signal
+import threading
+from collections import defaultdict
+
+import pytest
+
+from infra.clock import monotonic_s
+from streams.runtime import CANNOT_CONTINUE
+from tests.faults.cases import Case
+from tests.faults.processes import POLL_S, wait_until
+from tests.faults.workload import Load, Workload
+from tests.faults.world import World
+
+pytestmark = pytest.mark.slow
+
+EVENTS_PER_S = 300
+GRACEFUL_END_S = 10.0
+LONGEST_PAUSE_S = 15.0
+STALL_TIMEOUT_S = 5.0
+# The timer that watches the loop stands outside of Python and cannot choose another one.
+EXIT_CODE_OF_A_BLOCKED_LOOP = 1
+
+
+def test_worker_killed_three_times_in_the_middle_of_a_batch(world: World, case: Case) -> None:
+    case.expects("3 x SIGKILL; begins at its checkpoints; every row equal")
+    workload = Workload(seed=1)
+    # Deltas sent and no row written; half of the users' rows written; half of the targets' rows written.
+    worker = world.worker(faults=["kill session rows 8", "kill session half 8", "kill target half 8"]).keep()
+    with Load(world.settings, workload, EVENTS_PER_S):
+        wait_until(lambda: len(worker.exit_codes) == 3, "three ends")
+        worker.wait_until_ready()
+    assert worker.exit_codes == [-signal.SIGKILL] * 3
+    case.observes(
+        f"{world.check_exact(workload)}, {worker.metric('nowrank_worker_duplicates_total'):.0f} repeats dropped"
+    )
+
+
+def test_worker_asked_to_end_under_load(world: World, case: Case) -> None:
+    case.expects(f"SIGTERM: exit code 0 in < {GRACEFUL_END_S:g} s; the next one goes on; every row equal")
+    workload = Workload(seed=2)
+    worker = world.worker("worker-0").start()
+    worker.wait_until_ready()
+    with Load(world.settings, workload, EVENTS_PER_S):
+        wait_until(lambda: worker.metric("nowrank_worker_records_total") > 2 * EVENTS_PER_S, "it is under load")
+        exit_code, seconds = worker.terminate()
+        world.worker("worker-1").start().wait_until_ready()
+    assert exit_code == 0
+    assert seconds < GRACEFUL_END_S
+    case.observes(f"exit code 0 in {seconds:.1f} s; {world.check_exact(workload)}")
+
+
+def test_worker_stopped_in_a_batch_and_continued_after_another_took_over(world: World, case: Case) -> None:
+    case.expects("past the session timeout: the zombie's rows are refused or it ends; every row equal")
+    workload = Workload(seed=3)
+    # It stops between its deltas' acknowledgement and its rows, and wakes up exactly there.
+    zombie = world.worker("zombie", faults=["stop session rows 8"]).keep()
+    with Load(world.settings, workload, EVENTS_PER_S):
+        wait_until(lambda: zombie.is_stopped, "the first worker stops")
+        began_s = monotonic_s()
+        stopped_at = world.next_offsets()
+        heir = world.worker("heir").keep()
+        heir.wait_until_ready()
+        wait_until(lambda: _all_moved(stopped_at, world.next_offsets()), "the heir folds every log of the zombie")
+        stopped_s = monotonic_s() - began_s
+        assert zombie.is_stopped
+        assert stopped_s > world.settings.broker_session_timeout_s
+        zombie.send_signal(signal.SIGCONT)
+        wait_until(lambda: zombie.exit_codes or zombie.metric("nowrank_worker_row_conflicts_total"), "it is refused")
+    ends = f"ended with {zombie.exit_codes[0]}" if zombie.exit_codes else "had its rows refused"
+    case.observes(f"stopped {stopped_s:.0f} s; the zombie {ends}; {world.check_exact(workload)}")
+
+
+def _all_moved(before: dict[str, int], now: dict[str, int]) -> bool:
+    return all(now.get(log, 0) > offset for log, offset in before.items())
+
+
+class PauseMeter:
+    """Watches the checkpoints and remembers, for each log, the longest time without a move."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.longest_s: dict[str, float] = defaultdict(float)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PauseMeter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        moved: dict[str, tuple[int, float]] = {}
+        while not self._ended.wait(POLL_S):
+            now_s = monotonic_s()
+            for log, offset in {**self._world.next_offsets("session"), **self._world.next_offsets("target")}.items():
+                before, since_s = moved.get(log, (offset, now_s))
+                self.longest_s[log] = max(self.longest_s[log], now_s - since_s)
+                if offset != before or log not in moved:
+                    moved[log] = (offset, now_s)
+
+
+def test_second_worker_joins_and_leaves_under_load(world: World, case: Case) -> None:
+    case.expects(f"no partition pauses for {LONGEST_PAUSE_S:g} s; every row equal")
+    workload = Workload(seed=4)
+    first = world.worker("worker-0").keep()
+    first.wait_until_ready()
+    with Load(world.settings, workload, EVENTS_PER_S):
+        wait_until(lambda: len(world.next_offsets()) == 4 * world.settings.partitions, "every log is folded")
+        with PauseMeter(world) as meter:
+            second = world.worker("worker-1").start()
+            second.wait_until_ready()
+            wait_until(lambda: second.metric("nowrank_worker_records_total") > EVENTS_PER_S, "the second one folds")
+            exit_code, _ = second.terminate()
+            left_at = world.next_offsets()
+            wait_until(lambda: _all_moved(left_at, world.next_offsets()), "the first one has every log again")
+    assert exit_code == 0
+    assert first.exit_codes == []
+    longest_s = max(meter.longest_s.values())
+    assert longest_s < LONGEST_PAUSE_S, dict(meter.longest_s)
+    case.observes(f"longest pause {longest_s:.1f} s; {world.check_exact(workload)}")
+
+
+@pytest.mark.parametrize(
+    ("fault", "exit_code"),
+    [("hang session 8", CANNOT_CONTINUE), ("block target 8", EXIT_CODE_OF_A_BLOCKED_LOOP)],
+    ids=["waits for ever", "blocks the event loop"],
+)
+def test_worker_that_stalls(world: World, case: Case, fault: str, exit_code: int) -> None:
+    case.expects(f"the watchdog ends it with exit code {exit_code}; the next one goes on; every row equal")
+    workload = Workload(seed=5)
+    worker = world.worker(faults=[fault], stall_timeout_s=STALL_TIMEOUT_S).keep()
+    with Load(world.settings, workload, EVENTS_PER_S):
+        wait_until(lambda: worker.exit_codes, "the watchdog ends the worker")
+        worker.wait_until_ready()
+    assert worker.exit_codes == [exit_code]
+    case.observes(f"exit code {worker.exit_codes[0]}; {world.check_exact(workload)}")
