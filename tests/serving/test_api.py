@@ -52,7 +52,10 @@ def test_one_event_an_array_and_lines_reach_kafka_unchanged(client: httpx.Client
     four, five = event(item_id="t2"), event(item_id="t3")
     lines = f"{json.dumps(four)}\n\n{json.dumps(five)}\n"
     assert client.post("/events", content=lines).json() == {"accepted": 2, "rejected": []}
-    clicked = {decode_record(CLICKS, value).event_id for value in records(world_settings, CLICKS)}  # type: ignore[union-attr]
+    events = [
+        value for value in records(world_settings, CLICKS) if value.startswith(b"{")
+    ]  # other tests write there too
+    clicked = {decode_record(CLICKS, value).event_id for value in events}  # type: ignore[union-attr]
     assert {one["event_id"], four["event_id"], five["event_id"]} <= clicked
     played = {decode_record(PLAYS, value).event_id for value in records(world_settings, PLAYS)}  # type: ignore[union-attr]
     assert two["event_id"] in played
