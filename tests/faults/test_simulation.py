@@ -46,6 +46,7 @@ def test_rows_equal_the_log_whatever_happens_in_thousands_of_runs(chunk: int) ->
     assert_chunk_is_exact(chunk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
 def test_the_simulation_notices_when_a_rule_is_broken(rule: Rule) -> None:
     """And the same run is exact while the rule holds."""

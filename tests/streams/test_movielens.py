@@ -269,6 +269,7 @@ def whole(ratings: int = RATINGS) -> movielens_files.Files:
     }
 
 
+@pytest.mark.slow
 def test_the_next_source_serves_when_one_cannot_and_a_second_get_fetches_nothing(tmp_path: Path) -> None:
     said: list[str] = []
 

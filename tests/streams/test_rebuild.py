@@ -27,6 +27,8 @@ from tests.faults.processes import Child, wait_until
 from tests.faults.workload import Load, Workload, send
 from tests.faults.world import World
 
+pytestmark = pytest.mark.slow
+
 
 def quiet(_what: str, _total: int) -> AbstractContextManager[Advance]:
     return nullcontext(lambda _count: None)
@@ -69,7 +71,6 @@ def assert_equal_to_the_log(world: World) -> None:
     assert sum(report.rows.values()) > 50
 
 
-@pytest.mark.slow
 def test_a_rebuild_under_load_changes_no_count_and_the_worker_goes_on_behind_it(world: World) -> None:
     workload = Workload(seed=20)
     send(world.settings, workload.take(1_500))
@@ -158,7 +159,6 @@ def test_a_worker_that_began_before_the_switch_is_fenced_off_the_new_store(folde
     assert_equal_to_the_log(folded)
 
 
-@pytest.mark.slow
 def test_from_an_offset_forgets_what_was_before_it_and_verify_knows(world: World) -> None:
     first, second = Workload(seed=23, users=5), Workload(seed=24, users=5)
     send(world.settings, first.take(400))
@@ -222,7 +222,6 @@ def test_of_two_rebuilds_only_the_later_one_can_switch(folded: World) -> None:
         assert client.exists(MARKER_KEY) == 0
 
 
-@pytest.mark.slow
 def test_a_live_store_of_another_log_begins_anew(world: World) -> None:
     """The broker has lost its log, as the embedded one does: the workers must fold the new log from its beginning."""
     send(world.settings, Workload(seed=26).take(300))
