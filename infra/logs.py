@@ -6,6 +6,9 @@ Enters: a level's name. Leaves: a configured root logger on standard error. Call
 import logging
 import sys
 
+# kafka-python says a dozen lines for every client that is opened and closed.
+QUIET = "kafka"
+
 
 def configure_logs(level: str, process: str) -> None:
     """Send all logs of this process to standard error, each line with time, level, process and logger."""
@@ -14,3 +17,5 @@ def configure_logs(level: str, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    if root.level > logging.DEBUG:
+        logging.getLogger(QUIET).setLevel(max(root.level, logging.WARNING))

@@ -27,11 +27,6 @@ class Batcher(Generic[T]):
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
 
-    @property
-    def pending(self) -> int:
-        """How many records wait."""
-        return len(self._pending)
-
     async def put(self, records: Iterable[T]) -> None:
         """Add records; waits while two batches are pending."""
         while len(self._pending) >= 2 * self._max_records:

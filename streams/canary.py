@@ -80,9 +80,10 @@ class Canary:
         self._settings = settings
         self._metrics = metrics
         self._probes = make_probes(settings.canary_id, settings.partitions)
+        # No `socket_timeout`: redis-py would wrap each write in `asyncio.wait_for`, which can swallow the cancellation
+        # that ends this process. A probe has a timeout of its own.
         self._redis: Any = redis.asyncio.Redis(
             **parse_address(settings.redis),
-            socket_timeout=CONNECT_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )

@@ -182,12 +182,13 @@ class Runtime:
         try:
             reader.assign([tp])
             reader.seek(tp, offset)
-            records = await asyncio.wait_for(reader.getone(), LOOK_TIMEOUT_S)
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                record = await reader.getone()
         except (TimeoutError, aiokafka.errors.KafkaError):
             return False
         finally:
             await reader.stop()
-        return bool(records.offset == offset)
+        return bool(record.offset == offset)
 
     async def apply(self, stage: str, records: list[Record]) -> None:
         """Fold one batch; records of an earlier assignment are left to whoever holds their partition now."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import signal
 import subprocess
@@ -271,6 +272,23 @@ def _created(settings: Settings) -> bool:
     except BrokerUnavailable:
         return False
     return True
+
+
+def test_a_probe_ends_when_it_is_cancelled_whatever_it_waits_for(topics: Settings) -> None:
+    moments = random.Random(7)
+
+    async def run() -> None:
+        canary = Canary(topics, Metrics("canary"))
+        [probe, *_] = make_probes(topics.canary_id, topics.partitions)
+        assert await canary.probe(probe) is False  # connected now; there is no worker
+        for _ in range(500):
+            probing = asyncio.create_task(canary.probe(probe))
+            await asyncio.sleep(moments.uniform(0.001, 0.006))
+            probing.cancel()
+            assert await asyncio.wait([probing], timeout=0.5) == ({probing}, set())
+        await canary.close()
+
+    asyncio.run(run())
 
 
 def test_the_command_serves_health_and_metrics_and_ends_on_sigterm(topics: Settings) -> None:
