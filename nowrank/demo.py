@@ -8,7 +8,6 @@ import argparse
 import json
 import platform
 import shutil
-import sys
 import time
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from infra.clock import monotonic_s, now_ms
 from infra.errors import NowrankError
 from infra.settings import Settings, load_settings
+from nowrank.demo_report import print_table, verdict
 
 if TYPE_CHECKING:
     from serving.client import Scorer
@@ -66,13 +66,13 @@ def demo(args: argparse.Namespace) -> int:
     finally:
         if not (args.keep and is_done):
             stop_stack(settings, say=lambda line: print(f"   {line}", flush=True))
-    _print_table(figures)
+    print_table(figures)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n")
         print(f"the same as JSON: {args.json}")
     if args.keep:
         print("the stack is still running: `nowrank status`, `nowrank rank --user 1 --task pre_query`, `nowrank down`")
-    return _verdict(figures)
+    return verdict(figures)
 
 
 def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -258,65 +258,6 @@ def _time_rank(scorer: "Scorer", log: "Log", count: int) -> dict[str, float]:
                 f"the scorer ranked {answer.candidates} of {count} candidates with model {answer.model!r}"
             )
     return {"p50": round(percentile(took_ms, 50), 3), "p99": round(percentile(took_ms, 99), 3)}
-
-
-def _print_table(figures: dict[str, Any]) -> None:
-    freshness, rank_ms, pre_query = (
-        figures["freshness_ms"],
-        figures["rank_ms"],
-        figures["evaluation"]["tasks"]["pre_query"],
-    )
-    rows = [
-        ("events replayed", f"{figures['events_per_s']:,.0f} events/s ({figures['events']:,} events, both stages)"),
-        (
-            "freshness, session view",
-            f"p50 {freshness['p50']:.0f} ms, p99 {freshness['p99']:.0f} ms ({freshness['events']:,} live events)",
-        ),
-        ("freshness, item view", f"p50 {freshness['target']['p50']:.0f} ms, p99 {freshness['target']['p99']:.0f} ms"),
-        *(
-            (
-                f"/rank, {count} candidates",
-                f"p50 {rank_ms[count]['p50']:.1f} ms, p99 {rank_ms[count]['p99']:.1f} ms (client's time)",
-            )
-            for count in ("100", "500")
-        ),
-        (
-            "NDCG@10, pre-query",
-            ", ".join(
-                f"{name} {pre_query[name]['ndcg10']:.3f}" for name in pre_query if isinstance(pre_query[name], dict)
-            ),
-        ),
-        (
-            "rows that equal the log",
-            f"{figures['verify']['rows'] - figures['verify']['differences']:,} of {figures['verify']['rows']:,}",
-        ),
-        ("titles moved by the scene", f"{figures['moved_items']} (control: {figures['control_moved_items']})"),
-        ("whole run", f"{figures['took_s']:.0f} s, {figures['train_s']:.0f} s of it training"),
-    ]
-    print("\n" + "\n".join(f"{name:<26} {value}" for name, value in rows) + "\n")
-
-
-def _verdict(figures: dict[str, Any]) -> int:
-    """Exit code 0 when the main job did what it promises; says what it did not."""
-    failures = [
-        text
-        for is_met, text in (
-            (
-                figures["ndcg10"]["unicorn"] > figures["ndcg10"]["popularity"],
-                "UniCoRn does not rank better than popularity",
-            ),
-            (
-                figures["verify"]["differences"] == figures["verify"]["unverifiable"] == 0,
-                "the store does not equal the log",
-            ),
-            (figures["moved_items"] >= 1, "no title moved after the scene"),
-            (figures["control_moved_items"] == 0, "titles moved without any event between two requests"),
-        )
-        if not is_met
-    ]
-    for text in failures:
-        print(f"demo: {text}", file=sys.stderr)
-    return 1 if failures else 0
 
 
 def _say(line: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import faust
 
+from benchmarks.baselines import say, say_when_assigned
+
 STEP = 100
 
 
@@ -30,13 +32,9 @@ def create_app(broker: str, topics: list[str], folder: str) -> faust.App:
         async for _ in stream:
             number += 1
             if number % STEP == 0:
-                print("counted", number, file=sys.__stdout__, flush=True)
+                say(f"counted {number}")
 
-    @app.on_partitions_assigned.connect  # type: ignore[untyped-decorator]
-    async def assigned(_: Any, assigned: Any, **__: Any) -> None:
-        if assigned:
-            print("assigned", file=sys.__stdout__, flush=True)
-
+    say_when_assigned(app)
     return app
 
 

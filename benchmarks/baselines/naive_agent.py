@@ -18,6 +18,7 @@ import faust
 import msgspec
 import pandas as pd  # type: ignore[import-untyped]
 
+from benchmarks.baselines import say, say_when_assigned
 from features.delta import Delta, Entity, Signal
 from features.feast_repo.apply import open_feast
 from features.item import VIEW, ItemState, fold_item
@@ -79,13 +80,9 @@ def create_app(broker: str, topics: list[str], partitions: int, turn: int, folde
             feast.push(f"{VIEW.name}_push", to_frame(delta.key, state))
             number += 1
             if number % turn == 0:
-                print("done", number // turn, file=sys.__stdout__, flush=True)
+                say(f"done {number // turn}")
 
-    @app.on_partitions_assigned.connect  # type: ignore[untyped-decorator]
-    async def assigned(_: Any, assigned: Any, **__: Any) -> None:
-        if assigned:
-            print("assigned", file=sys.__stdout__, flush=True)
-
+    say_when_assigned(app)
     return app
 
 

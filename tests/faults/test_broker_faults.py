@@ -89,11 +89,7 @@ def part_of(settings: Settings, name: str) -> dict[str, Any]:
 
 def test_worker_refuses_another_log(world: World, case: Case) -> None:
     case.expects(f"exit code {CANNOT_CONTINUE}, '{REMEDY}', no row changed; after that command every row equal")
-    before, after = Workload(seed=24), Workload(seed=25)
-    worker = world.worker("worker-0").start()
-    worker.wait_until_ready()
-    send(world.settings, before.take(500))
-    world.check_exact(before)
+    after, worker = Workload(seed=25), worker_with_rows(world, seed=24)
     worker.terminate()
     rows = stored_hashes(world)
     world.restart_broker()
@@ -105,16 +101,21 @@ def test_worker_refuses_another_log(world: World, case: Case) -> None:
 
 def test_log_replaced_under_a_running_worker(world: World, case: Case) -> None:
     case.expects(f"the worker ends, '{REMEDY}'; after that command every row equal")
-    before, after = Workload(seed=26), Workload(seed=27)
-    worker = world.worker("worker-0").start()
-    worker.wait_until_ready()
-    send(world.settings, before.take(500))
-    world.check_exact(before)
+    after, worker = Workload(seed=27), worker_with_rows(world, seed=26)
     world.restart_broker()
     began_s = monotonic_s()
     send(world.settings, after.take(2_000))
     assert refused(worker)
     case.observes(f"ended after {monotonic_s() - began_s:.0f} s; {after_rebuild(world, after)}")
+
+
+def worker_with_rows(world: World, seed: int) -> Worker:
+    """A running worker that has applied 500 events exactly."""
+    workload, worker = Workload(seed=seed), world.worker("worker-0").start()
+    worker.wait_until_ready()
+    send(world.settings, workload.take(500))
+    world.check_exact(workload)
+    return worker
 
 
 def refused(worker: Worker) -> bool:
