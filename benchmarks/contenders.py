@@ -7,7 +7,6 @@ it has the machine to itself. Turns of a few seconds meet the same machine: its 
 figure, but not their ratio.
 """
 
-import os
 import signal
 from dataclasses import replace
 from typing import Protocol
@@ -26,8 +25,8 @@ class Contender(Protocol):
     """One that takes turns."""
 
     @property
-    def child(self) -> Child:
-        """Its process."""
+    def process(self) -> Child | Worker:
+        """What runs and is measured."""
 
     def wait_until_joined(self) -> None:
         """Wait until it holds its partitions and waits for records."""
@@ -38,22 +37,22 @@ class Contender(Protocol):
 
 def take_turn(contender: Contender, records: int) -> Usage:
     """Let it run until it has done the records that were appended; the others must be stopped."""
-    before = contender.child.usage()
-    os.kill(contender.child.pid, signal.SIGCONT)
+    before = contender.process.usage()
+    contender.process.send_signal(signal.SIGCONT)
     contender.finish(records)
-    used = before.until(contender.child.usage())
+    used = before.until(contender.process.usage())
     pause(contender)
     return used
 
 
 def pause(contender: Contender) -> None:
     """Stop it where it is."""
-    os.kill(contender.child.pid, signal.SIGSTOP)
+    contender.process.send_signal(signal.SIGSTOP)
 
 
 def end(contender: Contender) -> None:
     """End it for good, stopped or not."""
-    contender.child.stop(signal.SIGKILL)
+    contender.process.stop(signal.SIGKILL)
 
 
 class TurnWorker:
@@ -61,13 +60,13 @@ class TurnWorker:
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self._progress = progress
-        self.child: Worker = Worker(replace(settings, broker_session_timeout_s=60.0, stall_timeout_s=TURN_TIMEOUT_S))
+        self.process = Worker(replace(settings, broker_session_timeout_s=60.0, stall_timeout_s=TURN_TIMEOUT_S))
 
     def wait_until_joined(self) -> None:
-        self.child.wait_until_ready()
+        self.process.wait_until_ready()
 
     def finish(self, records: int) -> None:
-        wait_until_applied(self.child, self._progress)
+        wait_until_applied(self.process, self._progress)
 
 
 class BareAgent:
@@ -76,18 +75,18 @@ class BareAgent:
     def __init__(self, settings: Settings) -> None:
         arguments = (settings.kafka, str(settings.state_dir / "bare"), *EVENT_TOPICS)
         self._reported = 0
-        self.child = Child(
+        self.process = Child(
             python_module("benchmarks.baselines.bare_agent", *arguments),
             environment(settings),
             settings.state_dir / "logs" / "bare.log",
         )
 
     def wait_until_joined(self) -> None:
-        self.child.wait_for_line("assigned", JOIN_TIMEOUT_S)
+        self.process.wait_for_line("assigned", JOIN_TIMEOUT_S)
 
     def finish(self, records: int) -> None:
         self._reported += records
-        self.child.wait_for_line(f"counted {self._reported}", TURN_TIMEOUT_S)
+        self.process.wait_for_line(f"counted {self._reported}", TURN_TIMEOUT_S)
 
 
 class NaiveAgent:
@@ -98,25 +97,25 @@ class NaiveAgent:
         self._turns = 0
         own = replace(settings, redis=f"{settings.redis},db=1")
         arguments = (settings.kafka, str(settings.partitions), str(turn_events), str(folder), PLAYS, CLICKS, THUMBS)
-        self.child = Child(
+        self.process = Child(
             python_module("benchmarks.baselines.naive_agent", *arguments),
             environment(own),
             settings.state_dir / "logs" / "naive.log",
         )
 
     def wait_until_joined(self) -> None:
-        self.child.wait_for_line("assigned", JOIN_TIMEOUT_S)
+        self.process.wait_for_line("assigned", JOIN_TIMEOUT_S)
 
     def finish(self, records: int) -> None:
         self._turns += 1
-        self.child.wait_for_line(f"done {self._turns}", TURN_TIMEOUT_S)
+        self.process.wait_for_line(f"done {self._turns}", TURN_TIMEOUT_S)
 
 
-def wait_until_applied(child: Child, progress: Progress) -> None:
+def wait_until_applied(worker: Worker, progress: Progress) -> None:
     """Wait until both stages have applied everything; raises `NowrankError` when the process ends or takes too long."""
-    child.wait_until(progress.is_session_done, "stage 1's last checkpoint", TURN_TIMEOUT_S)
+    worker.wait_until(progress.is_session_done, "stage 1's last checkpoint", TURN_TIMEOUT_S)
     ends = progress.delta_ends()
-    child.wait_until(lambda: progress.is_target_done(ends), "stage 2's last checkpoint", TURN_TIMEOUT_S)
+    worker.wait_until(lambda: progress.is_target_done(ends), "stage 2's last checkpoint", TURN_TIMEOUT_S)
 
 
 def check_applied(progress: Progress) -> None:

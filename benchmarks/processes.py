@@ -26,7 +26,7 @@ from infra.embedded.child import dies_with_parent, log_tail
 from infra.embedded.plan import module_command
 from infra.embedded.servers import LOOPBACK, free_port
 from infra.errors import NowrankError
-from infra.settings import Settings, child_environment
+from infra.settings import STAGES, Settings, child_environment
 
 POLL_S = 0.01
 START_TIMEOUT_S = 120.0
@@ -112,6 +112,10 @@ class Child:
                 raise NowrankError(f"{what} did not happen within {timeout_s:g} s{self._log()}")
             time.sleep(poll_s)
 
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
         """End it, by force after STOP_TIMEOUT_S."""
         if self._process.poll() is None:
@@ -140,25 +144,73 @@ class Child:
         return f"; the end of {self.log_path}:\n{log_tail(self.log_path, LOG_LINES)}"
 
 
-class Worker(Child):
-    """A stream worker, started as the stack starts it."""
+class StageProcess(Child):
+    """One stage of a stream worker, started as the stack starts it."""
 
-    def __init__(self, settings: Settings, name: str = "worker-0") -> None:
+    def __init__(self, settings: Settings, stage: str, name: str) -> None:
         self._port = free_port()
-        settings = replace(settings, worker_id=name, metrics_port=self._port, metrics_host=LOOPBACK)
+        settings = replace(settings, worker_id=name, stages=stage, metrics_port=self._port, metrics_host=LOOPBACK)
         super().__init__(
             module_command("nowrank.cli", "worker"),
             child_environment(settings),
             settings.state_dir / "logs" / f"{name}.log",
         )
 
-    def wait_until_ready(self) -> None:
-        """Wait until it holds its partitions and has sought to where each goes on; it fetches from here on."""
-        self.wait_until(self.is_ready, "a worker's partitions", START_TIMEOUT_S)
-
     def is_ready(self) -> bool:
         """Whether `/health/ready` answers with 200 now."""
         return _get(self._port, "/health/ready")[0] == http.HTTPStatus.OK
+
+    def samples(self) -> Iterator[Any]:
+        """Its metrics; costs it some milliseconds."""
+        for family in text_string_to_metric_families(_get(self._port, "/metrics")[1]):
+            yield from family.samples
+
+
+class Worker:
+    """A stream worker as the stack starts it: a process for each stage, which are measured together."""
+
+    def __init__(self, settings: Settings, number: int = 0) -> None:
+        self._stages = [StageProcess(settings, stage, f"{stage}-{number}") for stage in STAGES]
+
+    def usage(self) -> Usage:
+        """The CPU time of both stages until now."""
+        parts = [stage.usage() for stage in self._stages]
+        return Usage(parts[0].at_s, sum(part.cpu_s for part in parts))
+
+    def rss_bytes(self) -> int:
+        """The memory that both stages hold now."""
+        return sum(stage.rss_bytes() for stage in self._stages)
+
+    def send_signal(self, number: int) -> None:
+        """Send both stages a signal."""
+        for stage in self._stages:
+            stage.send_signal(number)
+
+    def wait_until(self, is_so: Callable[[], bool], what: str, timeout_s: float, poll_s: float = POLL_S) -> None:
+        """Wait for a condition; raises `NowrankError` when stage 1's process ends or the time is up before."""
+        self._stages[0].wait_until(is_so, what, timeout_s, poll_s)
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> None:
+        """End both stages."""
+        for stage in self._stages:
+            stage.stop(signal_number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it holds its partitions and has sought to where each goes on; it fetches from here on."""
+        for stage in self._stages:
+            stage.wait_until(stage.is_ready, "a worker's partitions", START_TIMEOUT_S)
+
+    def is_ready(self) -> bool:
+        """Whether both stages hold partitions now."""
+        return all(stage.is_ready() for stage in self._stages)
 
     def counters(self) -> Counter[str]:
         """Its metrics, summed over their labels; costs it some milliseconds."""
@@ -177,8 +229,8 @@ class Worker(Child):
         return {labels: part["sum"] / part["count"] for labels, part in sorted(parts.items()) if part.get("count")}
 
     def _samples(self) -> Iterator[Any]:
-        for family in text_string_to_metric_families(_get(self._port, "/metrics")[1]):
-            yield from family.samples
+        for stage in self._stages:
+            yield from stage.samples()
 
 
 def python_module(module: str, *arguments: str) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ the moment its process goes on until its last record is applied (the worker: row
 written), so start-up is in none of it.
 """
 
-import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,8 +78,8 @@ def measure_saturation(settings: Settings, mix: Mix, turns: Turns, say: Callable
         end(naive)
         figures["rankings"] = _measure_rankings(settings, mix, turns, progress, worker, bare)
         check_applied(progress)
-        os.kill(worker.child.pid, signal.SIGCONT)
-        figures["counters"] = check_counters(worker.child.counters())
+        worker.process.send_signal(signal.SIGCONT)
+        figures["counters"] = check_counters(worker.process.counters())
     finally:
         for contender in everybody:
             end(contender)

@@ -9,6 +9,7 @@ The logs are appended while the workers hold their partitions and wait, alternat
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -44,13 +45,13 @@ def measure_scaling(
     progress = Progress(settings)
     records = mix.records(settings.partitions)
     turns: dict[int, list[Turn]] = {1: [], 2: []}
-    with Worker(settings, "worker-0") as first:
+    with Worker(settings) as first:
         for place in range(rounds + 1):
             for workers in (1, 2):
                 with ExitStack() as second:
                     everybody = [first]
                     if workers == 2:
-                        everybody.append(second.enter_context(Worker(settings, "worker-1")))
+                        everybody.append(second.enter_context(Worker(settings, 1)))
                     wait_until_steady(everybody)
                     turn = _take_turn(settings, servers, everybody, progress, list(islice(records, slice_events)))
                 say(f"{workers} worker{'s' * (workers - 1)}: {slice_events / turn.took_s:,.0f} events/s")
@@ -92,19 +93,18 @@ def wait_until_steady(workers: list[Worker]) -> None:
 def _take_turn(
     settings: Settings, servers: EmbeddedServers, workers: list[Worker], progress: Progress, records: list[Loaded]
 ) -> Turn:
-    pids = {
-        "broker": servers.pid("broker"),
-        "redis": servers.pid("redis"),
-        **{f"worker-{number}": worker.pid for number, worker in enumerate(workers)},
+    usages: dict[str, Callable[[], Usage]] = {
+        **{name: partial(usage_of, servers.pid(name)) for name in ("broker", "redis")},
+        **{f"worker-{number}": worker.usage for number, worker in enumerate(workers)},
     }
-    before = {name: usage_of(pid) for name, pid in pids.items()}
+    before = {name: usage() for name, usage in usages.items()}
     records_before = [_records(worker) for worker in workers]
     began_s = monotonic_s()
     append(settings.kafka, records)
     progress.note(records)
     wait_until_applied(workers[0], progress)
     took_s = monotonic_s() - began_s
-    used: dict[str, Usage] = {name: before[name].until(usage_of(pid)) for name, pid in pids.items()}
+    used: dict[str, Usage] = {name: before[name].until(usage()) for name, usage in usages.items()}
     own = [_records(worker) - earlier for worker, earlier in zip(workers, records_before, strict=True)]
     return Turn(
         took_s, {name: one.cpu_s for name, one in used.items()}, [round(count / len(records), 3) for count in own]

@@ -17,6 +17,7 @@ from infra.errors import SettingsError
 STACK_FILE = "stack.json"
 NO_BROKER = "no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port"
 STACK_LOCK = "stack.lock"
+STAGES = ("session", "target")
 
 
 def _setting(default: Any, doc: str) -> Any:
@@ -33,15 +34,19 @@ class Settings:
     feast_project: str = _setting("nowrank", "Feast project: the suffix of every row's key")
     partitions: int = _setting(4, "partitions of each event topic and of the delta topic, set when topics are created")
     replication: int = _setting(1, "replication factor of the topics, set when topics are created")
-    workers: int = _setting(1, "stream workers that the embedded stack starts")
+    workers: int = _setting(1, "stream workers of each stage that the embedded stack starts")
     worker_id: str = _setting("worker-0", "name of one worker process in logs and metrics")
+    stages: str = _setting(
+        "session,target",
+        "what a worker does: `session` (events to user rows and deltas), `target` (deltas to target rows), or both",
+    )
     batch_max_events: int = _setting(1000, "most records that a stage folds at once")
     fetch_wait_ms: int = _setting(
         20,
         "longest wait of a fetch; the embedded broker answers only then, Apache Kafka at once (500 saves CPU there)",
     )
     row_cache_bytes: int = _setting(
-        256 * 1024 * 1024, "memory for the rows that a worker keeps at hand, estimated; half of it for each stage"
+        256 * 1024 * 1024, "memory for the rows that a worker keeps at hand, estimated; its stages share it evenly"
     )
     stall_timeout_s: float = _setting(
         30.0, "a worker that makes no progress for so long, though there is work, ends; its supervisor starts it anew"
@@ -62,6 +67,14 @@ class Settings:
     rank_deadline_ms: int = _setting(50, "longest wait for the online store in one request")
     artifact_dir: str = _setting("", "folder of the model artifact; empty: `<state_dir>/artifact`")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages that a worker runs; raises `SettingsError` for anything else."""
+        asked = {name.strip() for name in self.stages.split(",")}
+        if not asked or not asked <= set(STAGES):
+            raise SettingsError(f"NOWRANK_STAGES is {self.stages!r}; it must be {STAGES[0]}, {STAGES[1]} or both")
+        return tuple(stage for stage in STAGES if stage in asked)
 
     @property
     def artifact_path(self) -> Path:

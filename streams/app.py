@@ -1,4 +1,4 @@
-"""The stream worker: one Faust app with both stages, crash-only.
+"""The stream worker: one Faust app with one stage or both, crash-only.
 
 Enters: settings. Leaves: a running worker. Called by `nowrank worker`.
 
@@ -20,13 +20,10 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 
 from infra.metrics import Metrics
-from infra.settings import Settings
+from infra.settings import STAGES, Settings
 from streams.batcher import Batcher
-from streams.runtime import Runtime, or_end
-from streams.session_agent import STAGE as SESSION_STAGE
+from streams.runtime import TOPICS_OF, Runtime, or_end
 from streams.stage import Record
-from streams.target_agent import STAGE as TARGET_STAGE
-from streams.topics import DELTAS, EVENT_TOPICS
 from streams.worker_http import WorkerHttp
 
 MAX_WAITING_CHUNKS = 16
@@ -127,12 +124,21 @@ class _App(faust.App):  # type: ignore[misc]
         return _Transport(self.conf.broker_consumer, self)
 
 
+def consumer_group(settings: Settings) -> str:
+    """The workers of a stage share its partitions in a group of their own, and so do workers of both stages.
+
+    Groups only divide the work: should two of them read the same log, each row still contains each record once.
+    """
+    stages = settings.stage_names
+    return "nowrank" if stages == STAGES else f"nowrank-{stages[0]}"
+
+
 def create_app(settings: Settings, metrics: Metrics) -> faust.App:
     """The Faust app of a worker; connects to the store at once and to the broker when it starts."""
     data_dir = Path(settings.state_dir) / "faust" / settings.worker_id
     data_dir.mkdir(parents=True, exist_ok=True)
     app = _App(
-        "nowrank",
+        consumer_group(settings),
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
         autodiscover=False,
         broker_heartbeat_interval=1.0,
@@ -150,7 +156,7 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
     runtime = app.runtime = Runtime(settings, metrics)
     http = WorkerHttp(settings.metrics_host, settings.metrics_port, metrics, lambda: runtime.is_ready)
 
-    def add_stage(stage: str, *topics: str) -> None:
+    def add_stage(stage: str) -> None:
         async def apply(records: list[Record]) -> None:
             await or_end(runtime.apply(stage, records), f"stage {stage}")
 
@@ -160,12 +166,12 @@ def create_app(settings: Settings, metrics: Metrics) -> faust.App:
             async for event in stream.events():
                 await batcher.put(event.message.records)
 
-        channel = app.topic(*topics, key_serializer="raw", value_serializer="raw", value_type=bytes)
+        channel = app.topic(*TOPICS_OF[stage], key_serializer="raw", value_serializer="raw", value_type=bytes)
         app.agent(channel, name=f"{stage}-stage", concurrency=1)(agent)
         app.task(batcher.run)
 
-    add_stage(SESSION_STAGE, *EVENT_TOPICS)
-    add_stage(TARGET_STAGE, DELTAS)
+    for stage in settings.stage_names:
+        add_stage(stage)
 
     @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
     async def revoked(*_: Any, **__: Any) -> None:

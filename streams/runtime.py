@@ -1,4 +1,4 @@
-"""What the two stages of one worker share: the fenced store, the producer, the assignment, the process's end.
+"""What the stages of one worker share: the producer, the assignment, the process's end.
 
 Enters: the assignments and batches that Faust brings. Leaves: applied batches. Called by `app.py`.
 """
@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Collection
+from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
 import aiokafka
@@ -34,6 +35,8 @@ HEARTBEAT_S = 0.5
 LOG_CHECK_S = 5.0
 STOP_TIMEOUT_S = 6.0
 LOOK_TIMEOUT_S = 5.0
+TOPICS_OF = {SESSION_STAGE: EVENT_TOPICS, TARGET_STAGE: (DELTAS,)}
+STAGE_OF = {topic: stage for stage, topics in TOPICS_OF.items() for topic in topics}
 ANEW = "Rows and log do not belong together any more: run `nowrank rebuild`."
 MAX_REQUEST_BYTES = 1024 * 1024
 CANNOT_CONTINUE = 70
@@ -61,37 +64,39 @@ async def or_end(work: Awaitable[None], what: str) -> None:
 
 
 class Runtime:
-    """What the two stages of one worker process share: the fenced store, the producer, the assignment."""
+    """What the stages of one worker process share: the producer, the assignment, the catalogue's ids."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        # One connection each, so that no stage waits for the other's writes.
-        self._stores = {
-            stage: SharedStore(FencedStore(settings.redis, settings.feast_project))
-            for stage in (SESSION_STAGE, TARGET_STAGE)
-        }
-        self._known_items = KnownItems(settings)
-        self.session_stage = SessionStage(
-            self._stores[SESSION_STAGE],
-            self._send_deltas,
-            self._send_dead_letters,
-            metrics,
-            settings.future_limit_s * 1000,
-            settings.row_cache_bytes // 2,
-            self._known_items.count_unknown,
-        )
-        self.target_stage = TargetStage(
-            self._stores[TARGET_STAGE], self._send_dead_letters, metrics, settings.row_cache_bytes // 2
-        )
         self.generation = -1
         self.is_ready = self.is_stopping = False
-        self.progress = {stage: Progress(stage) for stage in (SESSION_STAGE, TARGET_STAGE)}
+        self._known_items = KnownItems(settings)
+        # A connection each, so that no stage waits for the other's writes.
+        self._stores = {
+            stage: SharedStore(FencedStore(settings.redis, settings.feast_project)) for stage in settings.stage_names
+        }
+        self._stages = {stage: self._new_stage(stage) for stage in settings.stage_names}
+        self.progress = {stage: Progress(stage) for stage in self._stages}
+        self._busy = {stage: asyncio.Lock() for stage in self._stages}
         self._watchdog = Watchdog(settings.stall_timeout_s)
-        self._busy = {SESSION_STAGE: asyncio.Lock(), TARGET_STAGE: asyncio.Lock()}
         self._log_ids: dict[str, str] = {}
         self._revoked_s: float | None = None
         self._producer: Any = None
+
+    def _new_stage(self, stage: str) -> SessionStage | TargetStage:
+        store, cache_bytes = self._stores[stage], self.settings.row_cache_bytes // len(self._stores)
+        if stage == TARGET_STAGE:
+            return TargetStage(store, self._send_dead_letters, self.metrics, cache_bytes)
+        return SessionStage(
+            store,
+            self._send_deltas,
+            self._send_dead_letters,
+            self.metrics,
+            self.settings.future_limit_s * 1000,
+            cache_bytes,
+            self._known_items.count_unknown,
+        )
 
     async def start(self) -> None:
         """Connect the producer of deltas and dead letters.
@@ -103,7 +108,8 @@ class Runtime:
             bootstrap_servers=self.settings.kafka, acks="all", max_request_size=MAX_REQUEST_BYTES
         )
         await self._producer.start()
-        self._known_items.start()
+        if SESSION_STAGE in self._stages:
+            self._known_items.start()
 
     async def stop(self) -> None:
         """Let the batches that are under way end, begin no other, and disconnect."""
@@ -131,24 +137,24 @@ class Runtime:
 
     async def begin(self, consumer: Any) -> dict[Any, int]:
         """At an assignment: forget what was cached, read the checkpoints, and say where each assigned log goes on."""
-        async with self._busy[SESSION_STAGE], self._busy[TARGET_STAGE]:
+        async with AsyncExitStack() as locks:
+            for lock in self._busy.values():
+                await locks.enter_async_context(lock)
             self.generation = consumer.app.consumer_generation_id
             self._log_ids = await asyncio.to_thread(read_topic_ids, self.settings)
-            session, target = [
-                decode_checkpoints(await store.call(FencedStore.read_checkpoints, stage))
+            checkpoints = {
+                stage: decode_checkpoints(await store.call(FencedStore.read_checkpoints, stage))
                 for stage, store in self._stores.items()
-            ]
-            starts = await self._starts(consumer, session, target)
-            self.session_stage.begin(session)
-            self.target_stage.begin(target)
+            }
+            starts = await self._starts(consumer, checkpoints)
+            for name, stage in self._stages.items():
+                stage.begin(checkpoints[name])
         for progress in self.progress.values():
             progress.moved_s = monotonic_s()
         self.metrics.set("nowrank_worker_assigned_partitions", len(starts))
         return starts
 
-    async def _starts(
-        self, consumer: Any, session: dict[str, Checkpoint], target: dict[str, Checkpoint]
-    ) -> dict[Any, int]:
+    async def _starts(self, consumer: Any, checkpoints: dict[str, dict[str, Checkpoint]]) -> dict[Any, int]:
         """Where each assigned log goes on; a log without a checkpoint gets one at its beginning."""
         assigned = consumer.assignment()
         first = await consumer.earliest_offsets(*assigned)
@@ -157,8 +163,8 @@ class Runtime:
         for tp in assigned:
             name = log_name(tp.topic, tp.partition)
             log_id = self._log_ids.get(tp.topic, "")
-            checkpoints = target if tp.topic == DELTAS else session
-            checkpoint = checkpoints.setdefault(name, Checkpoint(first[tp], first[tp], log_id))
+            begin = Checkpoint(first[tp], first[tp], log_id)
+            checkpoint = checkpoints[STAGE_OF[tp.topic]].setdefault(name, begin)
             starts[tp] = next_offset = checkpoint.next_offset
             if log_id and checkpoint.log_id and log_id != checkpoint.log_id:
                 end_process(f"{name} goes on in the log {checkpoint.log_id}, but this is the log {log_id}. {ANEW}")
@@ -197,7 +203,7 @@ class Runtime:
             current = [record for record in records if record.generation == self.generation]
             if current and not self.is_stopping:
                 progress.busy_since_s = monotonic_s()
-                await (self.session_stage if stage == SESSION_STAGE else self.target_stage).apply(current)
+                await self._stages[stage].apply(current)
                 progress.busy_since_s, progress.moved_s = None, monotonic_s()
 
     async def heartbeat(self, consumer: Any) -> None:
@@ -233,16 +239,17 @@ class Runtime:
 
     def _measure_lag(self, consumer: Any) -> dict[str, int]:
         """The lag by topic, as metrics; the lag by stage, returned."""
-        checkpoints = {**self.session_stage.checkpoints, **self.target_stage.checkpoints}
-        lags = dict.fromkeys((*EVENT_TOPICS, DELTAS), 0)
+        lags = {topic: 0 for topic, stage in STAGE_OF.items() if stage in self._stages}
         for tp in consumer.assignment():
             end = consumer.highwater(tp)
-            checkpoint = checkpoints.get(log_name(tp.topic, tp.partition))
+            checkpoint = self._stages[STAGE_OF[tp.topic]].checkpoints.get(log_name(tp.topic, tp.partition))
             if end is not None and checkpoint is not None:
                 lags[tp.topic] += max(0, end - checkpoint.next_offset)
+        by_stage = dict.fromkeys(self._stages, 0)
         for topic, lag in lags.items():
             self.metrics.set("nowrank_worker_lag_records", lag, topic=topic)
-        return {SESSION_STAGE: sum(lags[topic] for topic in EVENT_TOPICS), TARGET_STAGE: lags[DELTAS]}
+            by_stage[STAGE_OF[topic]] += lag
+        return by_stage
 
     async def _send_deltas(self, deltas: list[SourcedDelta]) -> int:
         async def send(partition: int, message: bytes) -> None:

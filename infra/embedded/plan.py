@@ -14,7 +14,7 @@ from infra.embedded.probes import http_answers
 from infra.embedded.servers import LOOPBACK, broker_part, free_port, redis_part
 from infra.embedded.supervisor import PartSpec
 from infra.errors import StackError
-from infra.settings import Settings, child_environment
+from infra.settings import STAGES, Settings, child_environment
 
 PARTS = ("broker", "redis", "worker", "scorer", "canary")
 # Faust imports, joins its group and gets its partitions; the scorer loads its artifact and warms up. Both on a busy
@@ -88,19 +88,24 @@ def make_plan(settings: Settings, only: Collection[str]) -> Plan:
     if {"worker", "scorer", "canary"} & set(only):
         _require(settings.kafka, "broker", "NOWRANK_KAFKA")
         _require(settings.redis, "redis", "NOWRANK_REDIS")
-    workers = tuple(_worker_part(settings, index) for index in range(settings.workers)) if "worker" in only else ()
+    workers = _worker_parts(settings) if "worker" in only else ()
     scorer = _scorer_part(settings) if wants_scorer else None
     return Plan(settings, broker, redis, workers, scorer, _canary_part(settings) if wants_canary else None)
 
 
-def _worker_part(settings: Settings, index: int) -> PartSpec:
-    name = f"worker-{index}"
-    port = settings.metrics_port + index if settings.metrics_port else free_port()
+def _worker_parts(settings: Settings) -> tuple[PartSpec, ...]:
+    """A process for each stage, as many times as there are workers: the stages must not wait for one interpreter."""
+    names = [(stage, f"{stage}-{index}") for index in range(settings.workers) for stage in STAGES]
+    return tuple(_worker_part(settings, stage, name, place) for place, (stage, name) in enumerate(names))
+
+
+def _worker_part(settings: Settings, stage: str, name: str, place: int) -> PartSpec:
+    port = settings.metrics_port + place if settings.metrics_port else free_port()
     url = f"http://{_reachable(settings.metrics_host)}:{port}"
     return PartSpec(
         name=name,
         command=module_command("nowrank.cli", "worker"),
-        environment=child_environment(replace(settings, worker_id=name, metrics_port=port)),
+        environment=child_environment(replace(settings, worker_id=name, stages=stage, metrics_port=port)),
         address=f"{url}/metrics",
         probe=partial(_all_answer, f"{url}/metrics", f"{url}/health/ready"),
         log_path=log_dir(settings) / f"{name}.log",

@@ -25,11 +25,12 @@ from streams.producer import Producer, new_event_id
 
 pytestmark = pytest.mark.slow
 WAIT_S = 60.0
+WORKERS = ("session-0", "target-0", "session-1", "target-1")
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Broker, Redis, two workers and a scorer."""
+    """Broker, Redis, two workers of each stage and a scorer."""
     settings = Settings(state_dir=tmp_path_factory.mktemp("stack"), workers=2)
     started = start_stack(settings, tied=True, say=lambda line: None)
     yield replace(settings, **{name: started[name] for name in ("kafka", "redis", "scorer_url")})
@@ -105,9 +106,9 @@ def test_counts_stay_exact_when_workers_are_killed_and_ids_repeat(stack: Setting
             producer.flush()
             if begin % 2_000 == 0:
                 before = processes(stack)
-                for name in ("worker-0", "worker-1"):
+                for name in WORKERS:
                     os.kill(before[name]["pid"], signal.SIGKILL)
-                wait_until(lambda before=before: _restarted(stack, before), "both workers run again")  # type: ignore[misc]
+                wait_until(lambda before=before: _restarted(stack, before), "all workers run again")  # type: ignore[misc]
     wait_until(lambda: sum(clicks_of(stack, item_ids).values()) >= len(events), "every click is counted")
     assert clicks_of(stack, item_ids) == expected
 
@@ -115,8 +116,7 @@ def test_counts_stay_exact_when_workers_are_killed_and_ids_repeat(stack: Setting
 def _restarted(settings: Settings, before: dict[str, dict[str, Any]]) -> bool:
     now = processes(settings)
     return all(
-        now[name]["pid"] not in (None, before[name]["pid"]) and now[name]["state"] == "ready"
-        for name in ("worker-0", "worker-1")
+        now[name]["pid"] not in (None, before[name]["pid"]) and now[name]["state"] == "ready" for name in WORKERS
     )
 
 

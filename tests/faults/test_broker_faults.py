@@ -64,10 +64,12 @@ def test_embedded_broker_restarted(tmp_path: Path, case: Case) -> None:
         before, after = Workload(seed=22, items=60), Workload(seed=23)
         send(settings, before.take(1_000))
         check_exact(settings, before)
-        worker = part_of(settings, "worker-0")
+        worker = part_of(settings, "session-0")
         os.kill(part_of(settings, "broker")["pid"], signal.SIGKILL)
         wait_until(
-            lambda: (now := part_of(settings, "worker-0"))["restarts"] > worker["restarts"] and now["state"] == "ready",
+            lambda: (
+                (now := part_of(settings, "session-0"))["restarts"] > worker["restarts"] and now["state"] == "ready"
+            ),
             "the worker is started again",
         )
         send(settings, after.take(500))

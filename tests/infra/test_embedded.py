@@ -243,9 +243,9 @@ def test_workers_without_a_broker_are_refused_before_anything_starts(own: Settin
 
 
 def test_plan_gives_each_process_its_own_port_and_every_address(own: Settings) -> None:
-    plan = make_plan(Settings(state_dir=own.state_dir, workers=3), PARTS)
+    plan = make_plan(Settings(state_dir=own.state_dir, workers=2), PARTS)
     addresses = [spec.address for spec in [*plan.servers, *plan.processes, *plan.watchers]]
-    assert len(set(addresses)) == 7
+    assert len(set(addresses)) == 8
     for spec in [*plan.processes, *plan.watchers]:
         found = load_settings(spec.environment, running_stack=False)
         assert (found.kafka, found.redis, found.scorer_url) == (
@@ -253,7 +253,13 @@ def test_plan_gives_each_process_its_own_port_and_every_address(own: Settings) -
             plan.settings.redis,
             plan.settings.scorer_url,
         )
-    assert [load_settings(spec.environment).worker_id for spec in plan.workers] == ["worker-0", "worker-1", "worker-2"]
+    workers = [load_settings(spec.environment, running_stack=False) for spec in plan.workers]
+    assert [(worker.worker_id, worker.stage_names) for worker in workers] == [
+        ("session-0", ("session",)),
+        ("target-0", ("target",)),
+        ("session-1", ("session",)),
+        ("target-1", ("target",)),
+    ]
 
 
 def test_plan_without_a_canary_has_none(own: Settings) -> None:

@@ -102,3 +102,17 @@ def test_settings_command_prints_values_in_force_and_hides_the_password(
 
 def test_stack_file_is_json_that_others_can_read(stack_dir: Path) -> None:
     assert json.loads((stack_dir / "stack.json").read_text())["kafka"] == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("stages", "names"),
+    [("session,target", ("session", "target")), ("target, session", ("session", "target")), ("target", ("target",))],
+)
+def test_a_worker_runs_the_stages_that_it_is_told(stages: str, names: tuple[str, ...]) -> None:
+    assert Settings(stages=stages).stage_names == names
+
+
+@pytest.mark.parametrize("stages", ["", "sessions", "session,,", "session;target"])
+def test_unknown_stages_are_refused(stages: str) -> None:
+    with pytest.raises(SettingsError, match="it must be session, target or both"):
+        _ = Settings(stages=stages).stage_names

@@ -48,24 +48,31 @@ def test_whole_stack_starts_survives_crashes_and_stops(tmp_path: Path) -> None:
     try:
         stack = start_stack(settings)
         names = [process["name"] for process in stack["processes"]]
-        assert names == ["broker", "redis", "worker-0", "worker-1", "scorer", "canary"]
+        assert names == ["broker", "redis", "session-0", "target-0", "session-1", "target-1", "scorer", "canary"]
         for url in stack["worker_metrics_urls"]:
             assert "nowrank_worker_" in get(url)
         assert "nowrank_scorer_" in get(f"{stack['scorer_url']}/metrics")
         targets = json.loads((tmp_path / "prometheus-targets.json").read_text())
         assert {group["labels"]["job"]: len(group["targets"]) for group in targets} == {
-            "worker": 2,
+            "worker": 4,
             "scorer": 1,
             "canary": 1,
         }
 
-        os.kill(process_of(tmp_path, "worker-1")["pid"], signal.SIGKILL)
-        until(lambda: process_of(tmp_path, "worker-1")["restarts"] == 1)
-        until(lambda: process_of(tmp_path, "worker-1")["state"] == "ready")
-        assert process_of(tmp_path, "worker-0")["restarts"] == 0, "another worker's crash is no crash of its own"
+        os.kill(process_of(tmp_path, "target-1")["pid"], signal.SIGKILL)
+        until(lambda: process_of(tmp_path, "target-1")["restarts"] == 1)
+        until(lambda: process_of(tmp_path, "target-1")["state"] == "ready")
+        assert process_of(tmp_path, "target-0")["restarts"] == 0, "another worker's crash is no crash of its own"
 
         os.kill(process_of(tmp_path, "broker")["pid"], signal.SIGKILL)
-        for name, restarts in (("broker", 1), ("worker-0", 1), ("worker-1", 2), ("scorer", 1), ("canary", 1)):
+        for name, restarts in (
+            ("broker", 1),
+            ("session-0", 1),
+            ("target-0", 1),
+            ("target-1", 2),
+            ("scorer", 1),
+            ("canary", 1),
+        ):
             until(lambda name=name, restarts=restarts: process_of(tmp_path, name)["restarts"] >= restarts)  # type: ignore[misc]
             until(lambda name=name: process_of(tmp_path, name)["state"] == "ready")  # type: ignore[misc]
 
