@@ -89,7 +89,13 @@ def encode_timestamp(at_ms: int) -> bytes:
 
 def _varint(number: int) -> bytes:
     """Protobuf's base-128 varint; negative numbers as their 64-bit two's complement."""
-    return _VARINTS[number] if 0 <= number < _PAIR else _varint_by_loop(number)
+    if 0 <= number < _PAIR:
+        return _VARINTS[number]
+    if 0 <= number < _PAIR**2:
+        return _CONTINUED[number & _LOW] + _VARINTS[number >> 14]
+    if 0 <= number < _PAIR**3:
+        return _CONTINUED[number & _LOW] + _CONTINUED[number >> 14 & _LOW] + _VARINTS[number >> 28]
+    return _varint_by_loop(number)
 
 
 def _varints(numbers: list[int]) -> bytes:
@@ -98,9 +104,8 @@ def _varints(numbers: list[int]) -> bytes:
     if least >= 0 and greatest < _PAIR:
         return b"".join([_VARINTS[number] for number in numbers])
     if least >= _PAIR**2 and greatest < _PAIR**3:
-        low = _PAIR - 1
         return b"".join(
-            [_CONTINUED[number & low] + _CONTINUED[number >> 14 & low] + _VARINTS[number >> 28] for number in numbers]
+            [_CONTINUED[number & _LOW] + _CONTINUED[number >> 14 & _LOW] + _VARINTS[number >> 28] for number in numbers]
         )
     return b"".join(map(_varint, numbers))
 
@@ -116,6 +121,7 @@ def _varint_by_loop(number: int) -> bytes:
 
 
 _PAIR = 1 << 14
+_LOW = _PAIR - 1
 _VARINTS = [_varint_by_loop(number) for number in range(_PAIR)]
 _CONTINUED = [bytes((number & 0x7F | 0x80, number >> 7 | 0x80)) for number in range(_PAIR)]
 
@@ -259,14 +265,13 @@ def encode_row(family: RowFamily, state: Any, contained: dict[str, int]) -> list
         pairs += (LOG_FIELD, family.log_state(state))
     for view in family.views:
         pairs += (b"_ts:" + view.name.encode(), timestamp)
-        for field, dtype, value in zip(_FIELDS[view.name], _DTYPES[view.name], view.values(state), strict=True):
-            pairs += (field, _ENCODERS[dtype](value))
+        for (field, encode), value in zip(_COLUMNS[view.name], view.values(state), strict=True):
+            pairs += (field, encode(value))
     return pairs
 
 
-_FIELDS = {
-    view.name: [feature_field(view.name, spec.name) for spec in view.features]
+_COLUMNS = {
+    view.name: [(feature_field(view.name, spec.name), _ENCODERS[spec.dtype]) for spec in view.features]
     for family in FAMILIES
     for view in family.views
 }
-_DTYPES = {view.name: [spec.dtype for spec in view.features] for family in FAMILIES for view in family.views}

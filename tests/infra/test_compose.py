@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -16,7 +16,8 @@ from tests.infra.watched import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("topics", "worker", "scorer", "canary", "trainer")
+WORKERS = ("session-worker", "target-worker")
+OURS = ("topics", *WORKERS, "scorer", "canary", "trainer")
 ONE_SHOT = {"topics", "trainer"}
 VARIABLES = {f"NOWRANK_{spec.name.upper()}" for spec in fields(Settings)}
 
@@ -62,18 +63,22 @@ def test_our_services_agree_on_partitions_and_on_the_artifact() -> None:
 
 
 def test_scorer_worker_and_canary_listen_where_others_look_for_them() -> None:
-    scorer, worker, canary = settings_of("scorer"), settings_of("worker"), settings_of("canary")
+    scorer, worker, canary = settings_of("scorer"), settings_of("session-worker"), settings_of("canary")
     assert (scorer.scorer_host, scorer.scorer_port) == ("0.0.0.0", DEFAULT_PORT)
     assert SERVICES["scorer"]["ports"] == [f"127.0.0.1:{DEFAULT_PORT}:{scorer.scorer_port}"]
     assert jobs()["scorer"]["static_configs"] == [{"targets": [f"scorer:{scorer.scorer_port}"]}]
     assert worker.metrics_host == canary.metrics_host == "0.0.0.0"
     assert jobs()["canary"]["static_configs"] == [{"targets": [f"canary:{canary.canary_port}"]}]
     (dns,) = jobs()["worker"]["dns_sd_configs"]
-    assert (dns["names"], dns["type"], dns["port"]) == (["worker"], "A", worker.metrics_port)
-    listening = (("scorer", scorer.scorer_port), ("worker", worker.metrics_port), ("canary", canary.canary_port))
+    assert (dns["names"], dns["type"], dns["port"]) == (list(WORKERS), "A", worker.metrics_port)
+    listening = (
+        ("scorer", scorer.scorer_port),
+        ("session-worker", worker.metrics_port),
+        ("canary", canary.canary_port),
+    )
     for name, port in listening:
         assert f"'127.0.0.1', {port}" in SERVICES[name]["healthcheck"]["test"][-1]
-    assert set(jobs()) - {"prometheus"} <= set(SERVICES)
+    assert set(jobs()) == {"worker", "scorer", "canary", "prometheus"}
 
 
 def test_our_services_run_commands_that_exist() -> None:
@@ -91,8 +96,14 @@ def test_every_lasting_service_has_a_health_check_and_comes_back() -> None:
         assert service["restart"] == ("unless-stopped" if lasts else "no"), name
 
 
+def test_each_stage_has_workers_that_are_alike_in_all_else() -> None:
+    session, target = map(settings_of, WORKERS)
+    assert (session.stage_names, target.stage_names) == (("session",), ("target",))
+    assert replace(session, stages="") == replace(target, stages="")
+
+
 def test_workers_scorer_and_canary_wait_for_healthy_servers_and_topics() -> None:
-    for name in ("worker", "scorer", "canary"):
+    for name in (*WORKERS, "scorer", "canary"):
         assert SERVICES[name]["depends_on"] == {
             "kafka": {"condition": "service_healthy"},
             "redis": {"condition": "service_healthy"},
