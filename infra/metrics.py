@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 FRESHNESS_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
 REBALANCE_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0)
+DISTANCE_BUCKETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 BATCH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 400, 800)
 
 
@@ -122,6 +123,13 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         LATENCY_BUCKETS_S,
     ),
     MetricSpec("nowrank_scorer_degraded_total", "counter", "Answers given without a part of the features", ("status",)),
+    MetricSpec(
+        "nowrank_scorer_kendall_distance_ratio",
+        "histogram",
+        "Pairs of titles that changed their order since the member's last answer to the same question",
+        ("task",),
+        DISTANCE_BUCKETS,
+    ),
     MetricSpec("nowrank_scorer_candidates_total", "counter", "Candidates by the source that brought them", ("source",)),
     MetricSpec(
         "nowrank_scorer_feature_age_seconds",

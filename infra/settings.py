@@ -65,6 +65,17 @@ class Settings:
     scorer_port: int = _setting(0, "port of the scorer; 0: any free one in the embedded stack, 8080 elsewhere")
     scorer_url: str = _setting("", "where clients find the scorer; empty: the embedded stack's")
     rank_deadline_ms: int = _setting(50, "longest wait for the online store in one request")
+    diversity: str = _setting(
+        "",
+        "how much unlike titles are preferred, 0 to 1 by task, such as `pre_query=0.3,more_like_this=0.2`; empty: off",
+    )
+    stability_places: int = _setting(
+        0, "how many places a title that was shown may move from one answer of a session to the next; 0: any"
+    )
+    stability_margin: float = _setting(1.0, "the score gap (log-odds) from which on a title may move further than that")
+    exploration: float = _setting(
+        0.0, "share of answers whose last place shows a random candidate, its propensity logged; 0: none"
+    )
     artifact_dir: str = _setting("", "folder of the model artifact; empty: `<state_dir>/artifact`")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 

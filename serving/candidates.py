@@ -13,9 +13,12 @@ by `rank.py`.
 | history | neighbours of what the member has always liked | model |
 | country | titles engaged in the country | country row |
 | trending | titles engaged most by anybody | item rows |
+| new | titles that were hardly shown or engaged yet | catalogue |
+
+Titles that the request pins are candidates before all of these; those that it blocks are none.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -32,7 +35,19 @@ from serving.scorer import LoadedModel, Scorer
 from streams.topics import PLAYS
 
 MAX_FOUND = 500
-SOURCES = ("given", "title", "query", "source", "source_row", "session", "history", "country", "trending")
+SOURCES = (
+    "given",
+    "title",
+    "query",
+    "source",
+    "source_row",
+    "session",
+    "history",
+    "country",
+    "trending",
+    "new",
+    "pinned",
+)
 
 # Sources in order, with the most that each may bring.
 BUDGETS: dict[Task, dict[str, int]] = {
@@ -44,8 +59,9 @@ BUDGETS: dict[Task, dict[str, int]] = {
         "history": 50,
         "country": 50,
         "trending": 100,
+        "new": 20,
     },
-    Task.PRE_QUERY: {"session": 150, "history": 150, "country": 100, "trending": 150},
+    Task.PRE_QUERY: {"session": 150, "history": 150, "country": 100, "trending": 150, "new": 20},
 }
 
 
@@ -57,23 +73,31 @@ class Found:
     by_source: dict[str, int]
 
 
-def given_candidates(item_ids: list[str]) -> Found:
+def given_candidates(item_ids: list[str], pinned: Collection[str] = (), blocked: Collection[str] = ()) -> Found:
     """The caller's own candidates; of a repeated one the first counts."""
-    unique = list(dict.fromkeys(item_ids))
-    return Found(unique, {"given": len(unique)})
+    unique = [item_id for item_id in dict.fromkeys((*pinned, *item_ids)) if item_id not in set(blocked)]
+    counts = {"given": len(unique) - len(set(pinned))}
+    return Found(unique, {**counts, "pinned": len(set(pinned))} if pinned else counts)
 
 
-def find_candidates(scorer: Scorer, model: LoadedModel | None, context: Context, include_seen: bool) -> Found:
-    """At most MAX_FOUND titles that may be recommended, each from the first source that has it.
+def find_candidates(
+    scorer: Scorer,
+    model: LoadedModel | None,
+    context: Context,
+    include_seen: bool,
+    pinned: Collection[str] = (),
+    blocked: Collection[str] = (),
+) -> Found:
+    """At most MAX_FOUND titles that may be recommended, each from the first source that has it, and the pinned ones.
 
     Seen ones only if asked.
     """
     library = scorer.library
-    out = set() if include_seen else seen_titles(context.user)
+    out = {*blocked, *(() if include_seen else seen_titles(context.user))}
     if context.task is Task.MORE_LIKE_THIS:
         out.add(context.source_item_id or "")
     bringing = _Bringing(scorer, model, context)
-    found: dict[str, str] = {}
+    found: dict[str, str] = dict.fromkeys(pinned, "pinned")
     for source, budget in BUDGETS[context.task].items():
         fresh = (
             item_id
@@ -81,7 +105,7 @@ def find_candidates(scorer: Scorer, model: LoadedModel | None, context: Context,
             if item_id not in found and item_id not in out and _may(library, item_id, context)
         )
         found.update((item_id, source) for item_id in islice(fresh, min(budget, MAX_FOUND - len(found))))
-    counts = dict.fromkeys(BUDGETS[context.task], 0)
+    counts = dict.fromkeys((*BUDGETS[context.task], *(["pinned"] if pinned else [])), 0)
     for source in found.values():
         counts[source] += 1
     return Found(list(found), counts)
@@ -125,6 +149,8 @@ class _Bringing:
                 return _targets(context.country_targets, country.HALF_LIFE_MS)
             case "trending":
                 return self._ids(self._library.trending_slots)
+            case "new":
+                return self._ids(self._library.new_slots)
             case _:
                 return self._nearest(source)
 

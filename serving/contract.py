@@ -15,6 +15,7 @@ from streams.events import Country, Id, Query, TaskName
 
 MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 100
+MAX_PINNED = 50
 DEFAULT_LIMIT = 20
 MAX_DETAIL_CHARS = 400
 
@@ -65,6 +66,13 @@ class RankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         ]
         | None
     ) = None
+    pinned: Annotated[
+        list[Id],
+        Meta(max_length=MAX_PINNED, description="titles that stand first, in this order, whatever their scores"),
+    ] = []
+    blocked: Annotated[
+        list[Id], Meta(max_length=MAX_CANDIDATES, description="titles that must not be in the answer")
+    ] = []
     log: Annotated[
         bool, Meta(description="false: nobody will see this answer, so that it must not count as impressions")
     ] = True
@@ -216,6 +224,8 @@ def _check_together(request: RankRequest) -> None:
         raise InvalidRequest("missing_field", "the task `search` needs a `query` that is not blank", "query")
     if request.task == "more_like_this" and request.source_item_id is None:
         raise InvalidRequest("missing_field", "the task `more_like_this` needs a `source_item_id`", "source_item_id")
+    if both := sorted(set(request.pinned) & set(request.blocked)):
+        raise InvalidRequest("invalid_field", f"{both[0]!r} cannot be both pinned and blocked", "blocked")
     if request.explain and request.limit > MAX_EXPLAINED:
         raise InvalidRequest(
             "invalid_field", f"`limit` is {request.limit}; with `explain` it is at most {MAX_EXPLAINED}", "limit"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.catalogue import Catalogue, Item
+from features.item import SUMS
 from features.item_table import ItemTable
 from features.rows import decode_contained
 from features.vector import item_columns
@@ -19,6 +20,9 @@ from infra.metrics import Metrics
 from serving.fallback import trending_scores
 from serving.near_cache import ItemRow
 from serving.title_index import TitleIndex
+
+MAX_NEW = 200
+_EXPOSURE = [SUMS.index(f"{signal}_14d") for signal in ("impressions", "clicks", "plays")]
 
 
 class Library:
@@ -29,6 +33,7 @@ class Library:
         self.content_version = 0
         self.titles = TitleIndex([])
         self.trending_slots: list[int] = []
+        self.new_slots: list[int] = []
         self.strength_V: NDArray[np.float32] = np.zeros(1, np.float32)
         self._metrics = metrics
         self._contained: dict[str, bytes] = {}
@@ -88,13 +93,15 @@ class Library:
             self._put_items(items)
 
     def refresh(self, now_ms: int) -> None:
-        """Compute what is trending, and index the titles anew when they have changed."""
+        """Compute what is trending and what is new, and index the titles anew when they have changed."""
         slots = np.arange(len(self.table))
         self.strength_V = trending_scores(
             item_columns(self.table, slots, now_ms, self.table.totals.priors(now_ms))
         ).astype(np.float32)
         self.strength_V[0] = -np.inf
         self.trending_slots = np.lexsort((slots, -self.strength_V))[:-1].tolist()
+        exposure_V = self.table.sums[slots][:, _EXPOSURE].sum(axis=1)
+        self.new_slots = (1 + np.argsort(exposure_V[1:], kind="stable")[:MAX_NEW]).tolist()
         if self._titles_version != self.content_version:
             self.titles = TitleIndex(self.table.titles)
             self._titles_version = self.content_version

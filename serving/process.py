@@ -21,8 +21,10 @@ from serving.contract import Health
 from serving.intake import Intake
 from serving.library import Library
 from serving.near_cache import NearCache
+from serving.ordering import Ordering
 from serving.rank import Ranker
 from serving.rankings_log import RankingsLog
+from serving.rerank import parse_rules
 from serving.scorer import Scorer
 from serving.store_reader import StoreReader
 from streams.catalogue import CatalogueFollower
@@ -52,7 +54,15 @@ class ScorerProcess:
         self._near_cache: NearCache | None = None
         self._store_is_up = False
         self._is_warm = False
-        ranker = Ranker(self.scorer, self._store, self._rankings, self.metrics, settings.rank_deadline_ms / 1000)
+        ordering = Ordering(self.library, self.metrics, parse_rules(settings))
+        ranker = Ranker(
+            self.scorer,
+            self._store,
+            self._rankings,
+            self.metrics,
+            settings.rank_deadline_ms / 1000,
+            ordering,
+        )
         self.app = build_app(Api(ranker, self._intake, self.metrics, self.health), self._lifespan)
 
     def health(self) -> Health:

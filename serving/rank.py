@@ -17,7 +17,9 @@ from serving.candidates import Found, find_candidates, given_candidates
 from serving.contract import RankAnswer, RankedItem, RankRequest, Status
 from serving.explain import explain_features, explain_parts
 from serving.library import Library
+from serving.ordering import Ordering
 from serving.rankings_log import RankingsLog
+from serving.rerank import Order
 from serving.scorer import LoadedModel, Prepared, Scored, Scorer
 from serving.store_reader import RowKeys, RowsRead, StoreReader
 from streams.events import Ranking, ServedItem
@@ -32,6 +34,7 @@ class Ranker:
     rankings: RankingsLog
     metrics: Metrics
     deadline_s: float
+    ordering: Ordering
 
     async def rank(self, request: RankRequest) -> RankAnswer:
         """The whole path; waits for nothing but the store, and for that at most `deadline_s`."""
@@ -53,12 +56,15 @@ class Ranker:
         phases.end("features")
 
         scored = self.scorer.score(prepared, task)
-        order = best_first(scored, found.item_ids)[: request.limit]
         phases.end("model")
 
-        ranked = _Ranked(request.id or str(uuid.uuid4()), at_ms, rows, found, prepared, scored, order)
+        ranking_id = request.id or str(uuid.uuid4())
+        order = self.ordering.order(ranking_id, request, context, found.item_ids, prepared, scored)
+        phases.end("rules")
+
+        ranked = _Ranked(ranking_id, at_ms, rows, found, prepared, scored, order)
         items = _to_items(self.scorer, ranked, request.explain)
-        if request.log and order:
+        if request.log and items:
             self.rankings.put(_to_ranking(self.scorer.library, ranked, request, context.priors))
         phases.end("answer")
 
@@ -76,9 +82,9 @@ class Ranker:
 
     def _candidates(self, request: RankRequest, model: LoadedModel | None, context: Context) -> Found:
         if request.items is not None:
-            return given_candidates(request.items)
+            return given_candidates(request.items, request.pinned, request.blocked)
         include_seen = context.task is Task.SEARCH if request.include_seen is None else request.include_seen
-        return find_candidates(self.scorer, model, context, include_seen)
+        return find_candidates(self.scorer, model, context, include_seen, request.pinned, request.blocked)
 
     def _count(self, status: Status, ranked: "_Ranked") -> None:
         for source, count in ranked.found.by_source.items():
@@ -95,7 +101,7 @@ class Ranker:
 
 @dataclass(frozen=True, slots=True)
 class _Ranked:
-    """One request's way so far; `order` indexes the candidates, the best first."""
+    """One request's way so far."""
 
     ranking_id: str
     at_ms: int
@@ -103,13 +109,7 @@ class _Ranked:
     found: Found
     prepared: Prepared
     scored: Scored
-    order: list[int]
-
-
-def best_first(scored: Scored, item_ids: list[str]) -> list[int]:
-    """The candidates by falling score, equal ones by id, so that the same question has the same answer."""
-    scores = (-scored.scores_N).tolist()
-    return [index for _, _, index in sorted(zip(scores, item_ids, range(len(item_ids)), strict=True))]
+    order: Order
 
 
 def to_status(rows: RowsRead, *, has_model: bool) -> Status:
@@ -141,7 +141,8 @@ def _to_context(
 
 def _to_items(scorer: Scorer, ranked: _Ranked, explain: bool) -> list[RankedItem]:
     library, scored, prepared = scorer.library, ranked.scored, ranked.prepared
-    parts = explain_parts(scorer, prepared, scored, ranked.order) if explain else [None] * len(ranked.order)
+    indices = ranked.order.indices
+    parts = explain_parts(scorer, prepared, scored, indices) if explain else [None] * len(indices)
     return [
         RankedItem(
             item_id=ranked.found.item_ids[index],
@@ -151,14 +152,17 @@ def _to_items(scorer: Scorer, ranked: _Ranked, explain: bool) -> list[RankedItem
             parts=part,
             features=explain_features(library, prepared, ranked.rows, index, ranked.at_ms) if explain else None,
         )
-        for index, part in zip(ranked.order, parts, strict=True)
+        for index, part in zip(indices, parts, strict=True)
     ]
 
 
 def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest, priors: tuple[float, ...]) -> Ranking:
     """What is logged: the answer, the exact features behind it, and the offsets in every row that they came from."""
-    shown = [(ranked.found.item_ids[index], index) for index in ranked.order]
-    item_offsets = {f"item:{item_id}": offsets for item_id, _ in shown if (offsets := library.contained(item_id))}
+    shown = [
+        (ranked.found.item_ids[index], index, propensity)
+        for index, propensity in zip(ranked.order.indices, ranked.order.propensities, strict=True)
+    ]
+    item_offsets = {f"item:{item_id}": offsets for item_id, _, _ in shown if (offsets := library.contained(item_id))}
     return Ranking(
         ranking_id=ranked.ranking_id,
         user_id=request.user_id,
@@ -168,9 +172,10 @@ def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest, priors:
             ServedItem(
                 item_id=item_id,
                 score=float(ranked.scored.scores_N[index]),
+                propensity=propensity,
                 features=ranked.prepared.pairs_NF[index].tobytes(),
             )
-            for item_id, index in shown
+            for item_id, index, propensity in shown
         ],
         session_id=request.session_id,
         query=request.query,

@@ -54,12 +54,24 @@ ROUTES = {
     "unknown",
 }
 VIEWS = {"session", "item", "query", "source_item", "country"}
-SOURCES = {"given", "title", "query", "source", "source_row", "session", "history", "country", "trending"}
+SOURCES = {
+    "given",
+    "title",
+    "query",
+    "source",
+    "source_row",
+    "session",
+    "history",
+    "country",
+    "trending",
+    "new",
+    "pinned",
+}
 CLOSED_VALUES = {
     "code": STATUS_CODES,
     "entity": {family.name for family in FAMILIES},
     "kind": {kind.name.lower() for kind in Kind},
-    "phase": {"store", "candidates", "features", "model", "answer"},
+    "phase": {"store", "candidates", "features", "model", "rules", "answer"},
     "reason": set(REASONS),
     "result": {"accepted", "rejected", "lost", "logged", "dropped", "seen"},
     "route": ROUTES,

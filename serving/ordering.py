@@ -1,0 +1,87 @@
+"""The order of an answer: by score, then by the re-rank rules, with what the member saw last.
+
+Enters: a request's scored candidates. Leaves: an `Order`. Called by `rank.py`; remembers what it showed.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from features.vector import Context
+from infra.metrics import Metrics
+from serving.contract import RankRequest
+from serving.library import Library
+from serving.rerank import Order, RerankRules, diversify, explore, kendall_distance, pin, stabilise
+from serving.scorer import Prepared, Scored
+from serving.shown_lists import Question, ShownLists
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """Puts candidates in order, one request after the other."""
+
+    library: Library
+    metrics: Metrics
+    rules: RerankRules = field(default_factory=RerankRules)
+    shown: ShownLists = field(default_factory=ShownLists)
+
+    def order(
+        self,
+        ranking_id: str,
+        request: RankRequest,
+        context: Context,
+        item_ids: list[str],
+        prepared: Prepared,
+        scored: Scored,
+    ) -> Order:
+        """At most `limit` candidates; the same `ranking_id` draws the same titles."""
+        rules, question = self.rules, _to_question(request, context.query)
+        before = self.shown.before(question, context.now_ms)
+        indices = self._diversify(best_first(scored, item_ids), request, context, item_ids, prepared, scored)
+        if before and rules.stability_places:
+            places = {item_id: place for place, item_id in enumerate(before)}
+            shown = {index: places[item_id] for index, item_id in enumerate(item_ids) if item_id in places}
+            indices = stabilise(indices, scored.scores_N, shown, rules.stability_places, rules.stability_margin)
+        order = explore(indices, request.limit, rules.exploration, random.Random(ranking_id))
+        if request.pinned:
+            index_of = {item_id: index for index, item_id in enumerate(item_ids)}
+            order = pin(order, [index_of[item_id] for item_id in dict.fromkeys(request.pinned)], request.limit)
+        self._remember(question, before, [item_ids[index] for index in order.indices], request, context.now_ms)
+        return order
+
+    def _diversify(
+        self,
+        indices: list[int],
+        request: RankRequest,
+        context: Context,
+        item_ids: list[str],
+        prepared: Prepared,
+        scored: Scored,
+    ) -> list[int]:
+        strength = self.rules.diversity.get(context.task, 0.0)
+        if not strength or not indices or prepared.model is None or self._is_named(context, item_ids[indices[0]]):
+            return indices
+        vectors_ND = prepared.model.vectors(len(self.library.table)).vectors_VD[prepared.slots]
+        return diversify(indices, scored.scores_N, vectors_ND, strength, request.limit)
+
+    def _is_named(self, context: Context, item_id: str) -> bool:
+        """Whether the search is this title's name: what was asked for exactly is not to be varied."""
+        table = self.library.table
+        return context.query is not None and table.titles[table.slot_by_id.get(item_id, 0)] == context.query
+
+    def _remember(
+        self, question: Question, before: tuple[str, ...], shown: list[str], request: RankRequest, now_ms: int
+    ) -> None:
+        if (distance := kendall_distance(before, shown)) is not None:
+            self.metrics.observe("nowrank_scorer_kendall_distance_ratio", distance, task=request.task)
+        if request.log:
+            self.shown.put(question, shown, now_ms)
+
+
+def best_first(scored: Scored, item_ids: list[str]) -> list[int]:
+    """The candidates by falling score, equal ones by id, so that the same question has the same answer."""
+    scores = (-scored.scores_N).tolist()
+    return [index for _, _, index in sorted(zip(scores, item_ids, range(len(item_ids)), strict=True))]
+
+
+def _to_question(request: RankRequest, query: str | None) -> Question:
+    return Question(request.user_id, request.session_id, request.task, query, request.source_item_id, request.country)

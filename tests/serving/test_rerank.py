@@ -1,0 +1,202 @@
+"""The re-rank rules: what each promises, whatever the candidates."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import KafkaConsumer
+
+from features.engagement import Task
+from infra.errors import SettingsError
+from infra.settings import Settings
+from serving.process import ScorerProcess
+from serving.rerank import Order, RerankRules, diversify, explore, kendall_distance, parse_rules, pin, stabilise
+from serving.shown_lists import KEPT_MS, Question, ShownLists
+from streams.events import Ranking, decode_record
+from streams.topics import RANKINGS
+from tests.serving.world import metric, running_scorer, wait_until
+
+
+def falling(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Scores by which candidates 0, 1, 2, ... are in order, a tenth apart."""
+    return np.arange(count, 0, -1, dtype=np.float32) / 10
+
+
+@st.composite
+def refreshes(draw: st.DrawFn) -> tuple[list[int], dict[int, int]]:
+    """A new order of candidates, and the earlier places of some of them."""
+    order = draw(st.permutations(range(draw(st.integers(1, 30)))))
+    before = draw(st.lists(st.sampled_from(order), unique=True))
+    return list(order), {index: place for place, index in enumerate(before)}
+
+
+@given(refreshes(), st.integers(1, 5))
+def test_no_shown_title_moves_further_than_its_leash_among_those_shown(
+    refresh: tuple[list[int], dict[int, int]], places: int
+) -> None:
+    order, before = refresh
+    settled = stabilise(order, np.zeros(len(order), np.float32), before, places, margin=0.5)
+    assert sorted(settled) == sorted(order)
+    now = {index: place for place, index in enumerate(settled)}
+    assert all(abs(now[index] - place) <= places for index, place in before.items() if place < len(order))
+
+
+@given(refreshes(), st.integers(0, 5))
+def test_without_places_or_without_an_earlier_answer_the_order_stays(
+    refresh: tuple[list[int], dict[int, int]], places: int
+) -> None:
+    order, before = refresh
+    scores_N = np.zeros(len(order), np.float32)
+    assert stabilise(order, scores_N, before, 0, 1.0) == stabilise(order, scores_N, {}, places, 1.0) == order
+
+
+def test_a_title_whose_score_fell_by_more_than_the_margin_is_let_go() -> None:
+    order, before = [1, 2, 3, 4, 5, 0], {index: index for index in range(6)}
+    scores_N = np.array([-5.0, 1.0, 0.9, 0.8, 0.7, 0.6], np.float32)
+    assert stabilise(order, scores_N, before, 1, margin=1.0) == order
+    assert stabilise(order, scores_N, before, 1, margin=10.0).index(0) == 1
+
+
+def test_small_changes_of_scores_change_nothing_that_is_shown_twice() -> None:
+    order, before = [1, 0, 3, 2, 5, 4], {index: index for index in range(6)}
+    settled = stabilise(order, falling(6), before, 1, margin=1.0)
+    assert all(abs(settled.index(index) - index) <= 1 for index in range(6))
+
+
+@given(st.integers(2, 40), st.integers(1, 20), st.floats(0, 1), st.integers(0, 1_000))
+def test_diversity_keeps_every_candidate_and_the_best_stays_first(
+    candidates: int, count: int, strength: float, seed: int
+) -> None:
+    vectors_ND = np.random.default_rng(seed).normal(size=(candidates, 4)).astype(np.float32)
+    order = list(range(candidates))
+    varied = diversify(order, falling(candidates), vectors_ND, strength, count)
+    assert sorted(varied) == order
+    if strength < 1:
+        assert varied[0] == 0
+
+
+def test_a_title_like_the_one_before_gives_way_to_another_kind() -> None:
+    vectors_ND = np.array([[1, 0], [1, 0.01], [0, 1]], np.float32)
+    assert diversify([0, 1, 2], falling(3), vectors_ND, 0.0, 3) == [0, 1, 2]
+    assert diversify([0, 1, 2], falling(3), vectors_ND, 0.7, 3) == [0, 2, 1]
+
+
+def test_titles_without_a_vector_break_no_diversity() -> None:
+    assert diversify([0, 1, 2], falling(3), np.zeros((3, 2), np.float32), 0.5, 3) == [0, 1, 2]
+
+
+def test_propensities_are_the_shares_in_which_titles_are_shown() -> None:
+    order, share, draws = list(range(6)), 0.3, 20_000
+    draw = random.Random(5)
+    seen: dict[int, int] = {}
+    said: dict[int, float] = {}
+    for _ in range(draws):
+        shown = explore(order, 3, share, draw)
+        assert shown.indices[:2] == [0, 1]
+        assert shown.propensities[:2] == [1.0, 1.0]
+        seen[shown.indices[2]] = seen.get(shown.indices[2], 0) + 1
+        said[shown.indices[2]] = shown.propensities[2]
+    assert sum(said.values()) == pytest.approx(1.0)
+    for index, chance in said.items():
+        assert seen[index] / draws == pytest.approx(chance, abs=0.02)
+
+
+@given(st.integers(0, 10), st.integers(1, 12), st.sampled_from([0.0, 0.5, 1.0]), st.integers())
+def test_exploration_shows_each_candidate_at_most_once(candidates: int, count: int, share: float, seed: int) -> None:
+    shown = explore(range(candidates), count, share, random.Random(seed))
+    assert len(shown.indices) == len(set(shown.indices)) == len(shown.propensities) == min(count, candidates)
+    assert all(0 < chance <= 1 for chance in shown.propensities)
+
+
+def test_pinned_titles_stand_first_in_their_own_order() -> None:
+    assert pin(Order([4, 1, 2], [1.0, 1.0, 0.5]), [2, 7], 3) == Order([2, 7, 4], [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "distance"),
+    [("abc", "abc", 0.0), ("abc", "cba", 1.0), ("abcd", "bacd", 1 / 6), ("abx", "yba", 1.0), ("a", "a", None)],
+)
+def test_kendall_distance_is_the_share_of_pairs_that_changed(before: str, after: str, distance: float | None) -> None:
+    assert kendall_distance(before, after) == distance
+
+
+def test_rules_are_read_from_settings_and_off_without_them() -> None:
+    assert parse_rules(Settings()) == RerankRules()
+    assert parse_rules(Settings(diversity="pre_query=0.3, search=0", exploration=0.1)) == RerankRules(
+        {Task.PRE_QUERY: 0.3, Task.SEARCH: 0.0}, 0.1
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"diversity": "home=0.3"}, {"diversity": "search"}, {"exploration": 2.0}, {"stability_places": -1}]
+)
+def test_wrong_rules_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="NOWRANK_"):
+        parse_rules(Settings(**wrong))
+
+
+def test_shown_lists_are_bounded_and_forget_old_answers() -> None:
+    lists = ShownLists(capacity=2)
+    questions = [Question(user, None, "pre_query", None, None, None) for user in "abc"]
+    for question in questions:
+        lists.put(question, [question.user_id], 1_000)
+    assert [lists.before(question, 1_000 + KEPT_MS) for question in questions] == [(), ("b",), ("c",)]
+    assert lists.before(questions[2], 1_001 + KEPT_MS) == ()
+
+
+def ids(client: httpx.Client, **fields: Any) -> list[str]:
+    response = client.post("/rank", json={"user_id": "ann", "task": "pre_query", "log": False} | fields)
+    assert response.status_code == 200, response.text
+    return [item["item_id"] for item in response.json()["items"]]
+
+
+def test_pins_and_blocks_of_a_request_are_kept_to(client: httpx.Client) -> None:
+    plain = ids(client, limit=5)
+    assert ids(client, limit=5, pinned=["t50", "t51"])[:3] == ["t50", "t51", plain[0]]
+    assert plain[0] not in ids(client, limit=60, blocked=plain[:1])
+    assert ids(client, items=["t1", "t2"], pinned=["t9"], blocked=["t2"]) == ["t9", "t1"]
+    refused = client.post("/rank", json={"user_id": "a", "task": "pre_query", "pinned": ["x"], "blocked": ["x"]})
+    assert (refused.status_code, refused.json()["field"]) == (422, "blocked")
+
+
+def test_new_titles_are_found_by_a_source_of_their_own(client: httpx.Client) -> None:
+    before = metric(client, 'nowrank_scorer_candidates_total{source="new"}')
+    ids(client, user_id="never-seen")
+    assert metric(client, 'nowrank_scorer_candidates_total{source="new"}') >= before
+
+
+def test_a_scorer_with_every_rule_answers_and_logs_propensities(world_settings: Settings) -> None:
+    rules = {"diversity": "pre_query=0.5", "stability_places": 2, "exploration": 1.0}
+    with running_scorer(replace(world_settings, **rules)) as (process, client):
+        assert isinstance(process, ScorerProcess)
+        wait_until(lambda: process.library.titles_count)
+        first = ids(client, user_id="every-rule", session_id="s", limit=10, log=True, id="every-rule-1")
+        second = ids(client, user_id="every-rule", session_id="s", limit=10, log=True)
+        assert len(set(first)) == len(set(second)) == 10
+        assert metric(client, 'nowrank_scorer_kendall_distance_ratio_count{task="pre_query"}') == 1
+        ranking = logged(world_settings, "every-rule-1")
+    assert [item.item_id for item in ranking.items] == first
+    assert [item.propensity < 1 for item in ranking.items] == [False] * 9 + [True]
+
+
+def logged(settings: Settings, ranking_id: str) -> Ranking:
+    """The logged ranking, once it is on the broker."""
+    consumer = KafkaConsumer(
+        RANKINGS, bootstrap_servers=settings.kafka, group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=20
+    )
+    found: list[Ranking] = []
+
+    def look() -> bool:
+        for records in consumer.poll(timeout_ms=50).values():
+            events = (decode_record(RANKINGS, record.value) for record in records)
+            found.extend(event for event in events if isinstance(event, Ranking) and event.ranking_id == ranking_id)
+        return bool(found)
+
+    wait_until(look)
+    consumer.close()
+    return found[0]
