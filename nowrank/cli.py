@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("model.commands", "evaluate an artifact on the last days of a log"),
     "scorer": ("serving.commands", "run the scorer"),
     "rank": ("serving.commands", "ask the scorer for a ranking"),
+    "reproduce": ("serving.reproduce_command", "score a logged answer again and compare, bit for bit"),
     "skew": ("serving.skew_command", "compare the features that were served with a replay of the log"),
     "settings": ("infra.commands", "show every setting, its value and its meaning"),
     "metrics": ("infra.prometheus.commands", "show every metric; write a Prometheus configuration"),

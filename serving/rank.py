@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from features.engagement import TASK_NAMES, Task
+from features.model_inputs import pack_inputs
 from features.text import normalise_query
 from features.vector import Context
 from infra.clock import monotonic_s, now_ms
@@ -20,7 +21,7 @@ from serving.library import Library
 from serving.ordering import Ordering
 from serving.rankings_log import RankingsLog
 from serving.rerank import Order
-from serving.scorer import LoadedModel, Prepared, Scored, Scorer
+from serving.scorer import POPULARITY, LoadedModel, Prepared, Scored, Scorer
 from serving.store_reader import RowKeys, RowsRead, StoreReader
 from streams.events import Ranking, ServedItem
 
@@ -183,12 +184,13 @@ def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest, priors:
         country=request.country,
         model=_version(ranked.prepared),
         contained={**ranked.rows.contained, **item_offsets},
+        inputs=b"" if ranked.prepared.inputs is None else pack_inputs(library.table, ranked.prepared.inputs),
         priors=list(priors),
     )
 
 
 def _version(prepared: Prepared) -> str:
-    return "popularity" if prepared.model is None else prepared.model.artifact.version
+    return POPULARITY if prepared.model is None else prepared.model.artifact.version
 
 
 class _Phases:

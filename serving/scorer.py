@@ -21,6 +21,8 @@ Slots = NDArray[np.int64]
 
 # A score that is no number (a feature overflowed) goes to the end instead of spoiling the order.
 WORST_SCORE = -1e6
+# What answers call themselves that were given without a model.
+POPULARITY = "popularity"
 
 
 @dataclass(slots=True)
@@ -75,8 +77,8 @@ class Scorer:
 
     @property
     def version(self) -> str:
-        """The current model's version; `popularity` when there is none."""
-        return "popularity" if self.model is None else self.model.artifact.version
+        """The current model's version; POPULARITY when there is none."""
+        return POPULARITY if self.model is None else self.model.artifact.version
 
     def similarities(self, model: LoadedModel, context: Context, slots: Slots) -> Similarities:
         """Each title's item-to-item score with the source, the history and the session."""
@@ -95,12 +97,13 @@ class Scorer:
         """The scores of all candidates; always finite."""
         model = prepared.model
         if model is None or prepared.inputs is None:
-            return Scored(_finite(popularity_scores(prepared.pairs_NF, task)), None, None)
+            return Scored(finite(popularity_scores(prepared.pairs_NF, task)), None, None)
         scores = model.artifact.score(
             model.vectors(len(self.library.table)), prepared.inputs, prepared.slots, prepared.pairs_NF
         )
-        return Scored(_finite(scores.logits_N), np.nan_to_num(scores.probabilities_N, nan=0.0), scores.gate)
+        return Scored(finite(scores.logits_N), np.nan_to_num(scores.probabilities_N, nan=0.0), scores.gate)
 
 
-def _finite(scores_N: Floats) -> Floats:
+def finite(scores_N: Floats) -> Floats:
+    """Scores without infinities; what is no number goes to the end."""
     return np.nan_to_num(scores_N, nan=WORST_SCORE, posinf=-WORST_SCORE, neginf=WORST_SCORE)

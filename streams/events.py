@@ -112,6 +112,7 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     model: str = ""
     variant: str = "default"
     contained: dict[str, dict[str, int]] = {}
+    inputs: bytes = b""
     priors: list[float] = []
 
 

@@ -18,7 +18,7 @@ from features.catalogue import Item
 from features.engagement import Coordinate, Engagement, Kind, Thumb
 from features.online_store import FencedStore, Row
 from features.rows import FOLDS, TARGET_FAMILIES, USER, RowFamily
-from features.user import fold_user
+from features.user import UserState, fold_user
 from infra.clock import now_ms
 from infra.settings import Settings
 from serving.process import ScorerProcess
@@ -77,6 +77,12 @@ class World:
             FOLDS[delta.entity](row.state, delta)
             row.contained["deltas-0"] = self._offset
             self._write(row)
+
+    def user(self, user_id: str) -> UserState:
+        """A member's row as the store holds it."""
+        state = self._row(USER, user_id).state
+        assert isinstance(state, UserState)
+        return state
 
     def _row(self, family: RowFamily, value: str) -> Row:
         return self._store.read_rows(family, [value])[0]

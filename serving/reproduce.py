@@ -1,0 +1,106 @@
+"""Reproduce: the scores of a logged answer, computed again from what was logged.
+
+Enters: a `Ranking` of the log, the artifact that made it, the titles. Leaves: both scores of each title. Called by
+`reproduce_command.py`.
+
+Logged are each title's columns and the request's inputs; the titles' vectors come from the artifact and the catalogue.
+ONNX Runtime gives a candidate the same bits however many others are scored with it (a test holds it to that), so that
+on the same build and processor the scores must be equal bit for bit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from features.engagement import TASK_NAMES
+from features.item_table import ItemTable
+from features.model_inputs import unpack_inputs
+from features.vector import COLUMN_NAMES
+from infra.errors import NowrankError
+from infra.settings import Settings
+from model.artifact import Artifact
+from serving.fallback import popularity_scores
+from serving.scorer import POPULARITY, finite
+from streams.audit.log_reader import LogReader
+from streams.audit.skew_catalogue import LoggedCatalogue
+from streams.events import Ranking, decode_record
+from streams.topics import RANKINGS
+
+_COLUMN_BYTES = 4 * len(COLUMN_NAMES)
+
+
+class Reproduced(NamedTuple):
+    """One title's logged and computed score; `computed` is None where its columns were not logged."""
+
+    item_id: str
+    logged: float
+    computed: float | None
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both are the same number, to the last bit."""
+        return self.logged == self.computed
+
+
+def find_ranking(reader: LogReader, ranking_id: str) -> Ranking:
+    """The newest logged answer of this id; reads the whole topic. Raises `NowrankError` when there is none."""
+    wanted, found = ranking_id.encode(), []
+    for span in reader.spans([RANKINGS]).values():
+        for record in reader.read_span(span):
+            if record.value is not None and wanted in record.value:
+                ranking = decode_record(record.topic, record.value)
+                if isinstance(ranking, Ranking) and ranking.ranking_id == ranking_id:
+                    found.append(ranking)
+    if not found:
+        raise NowrankError(f"the log holds no ranking {ranking_id!r}: it was not logged, or its retention is over")
+    return max(found, key=lambda ranking: ranking.event_ts_ms)
+
+
+def read_titles(reader: LogReader, artifact: Artifact | None) -> ItemTable:
+    """The titles as the scorer had them: the catalogue's, or the artifact's where there is no catalogue."""
+    catalogue = LoggedCatalogue(reader)
+    if not catalogue.is_known and artifact is not None:
+        for item in artifact.items:
+            catalogue.table.set_item(item)
+    return catalogue.table
+
+
+def reproduce(ranking: Ranking, artifact: Artifact | None, table: ItemTable) -> list[Reproduced]:
+    """The logged titles in their order, scored again.
+
+    Raises `NowrankError` when the artifact is not the one that made the answer, or when the answer holds no inputs.
+    """
+    version = POPULARITY if artifact is None else artifact.version
+    if ranking.model != version:
+        raise NowrankError(
+            f"the answer was made with model {ranking.model!r}, this is {version!r}: give its folder with --artifact"
+        )
+    whole = [item for item in ranking.items if len(item.features) == _COLUMN_BYTES]
+    if not whole or (artifact is not None and not ranking.inputs):
+        raise NowrankError(
+            f"ranking {ranking.ranking_id!r} was logged without its features: by a backfill, or by another version"
+        )
+    pairs_NF = np.stack([np.frombuffer(item.features, np.float32) for item in whole])
+    if artifact is None:
+        scores_N = finite(popularity_scores(pairs_NF, TASK_NAMES[ranking.task]))
+    else:
+        slots = np.array([_slot(table, ranking, item.item_id) for item in whole], np.int64)
+        inputs = unpack_inputs(table, ranking.inputs)
+        scores_N = finite(artifact.score(artifact.encode_items(table), inputs, slots, pairs_NF).logits_N)
+    computed = dict(zip((item.item_id for item in whole), scores_N.tolist(), strict=True))
+    return [Reproduced(item.item_id, item.score, computed.get(item.item_id)) for item in ranking.items]
+
+
+def reproduce_logged(
+    settings: Settings, ranking_id: str, artifact: Artifact | None
+) -> tuple[Ranking, list[Reproduced]]:
+    """Find a ranking in the log and score it again; raises `NowrankError`."""
+    with LogReader(settings) as reader:
+        ranking = find_ranking(reader, ranking_id)
+        model = None if ranking.model == POPULARITY else artifact
+        return ranking, reproduce(ranking, model, read_titles(reader, model))
+
+
+def _slot(table: ItemTable, ranking: Ranking, item_id: str) -> int:
+    """The title's slot; 0 for one that the scorer did not know either: no title and no row."""
+    return table.slot(item_id) if f"item:{item_id}" in ranking.contained else table.slot_by_id.get(item_id, 0)

@@ -1,0 +1,53 @@
+"""`nowrank reproduce`: a logged answer, scored again from what was logged.
+
+Enters: arguments. Leaves: both scores of each title, and an exit code. Called by `nowrank.cli`.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+from infra.errors import ArtifactInvalid, NowrankError
+from infra.settings import NO_BROKER, load_settings
+from model.artifact import load_artifact
+from serving.reproduce import reproduce_logged
+
+EXAMPLES = """examples:
+  nowrank reproduce 0c9f63a2-7f9b-4a57-9f57-1df0b6a1f0c4       the answer with this `ranking_id`
+  nowrank reproduce 0c9f63a2-... --artifact models/last-week   with the model that made it
+
+exit code: 0 every score is equal to the last bit, 1 one is not"""
+
+
+def reproduce_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nowrank reproduce`."""
+    parser.add_argument("ranking_id", help="the `ranking_id` of an answer that was logged")
+    parser.add_argument("--artifact", type=Path, metavar="DIR", help="the model's folder (default: the current one)")
+    parser.epilog = EXAMPLES
+
+
+def reproduce(args: argparse.Namespace) -> int:
+    """Score a logged answer again and compare."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    settings = load_settings()
+    if not settings.kafka:
+        raise NowrankError(NO_BROKER)
+    try:
+        artifact = load_artifact(args.artifact or settings.artifact_path)
+    except ArtifactInvalid:
+        if args.artifact is not None:
+            raise
+        artifact = None  # an answer that was made without a model needs none
+    ranking, scores = reproduce_logged(settings, args.ranking_id, artifact)
+    print(f"{ranking.task} for one member, model {ranking.model}, {len(scores)} titles")
+    print(f"{'place':>5}  {'title':<40}{'logged':>16}{'computed':>16}")
+    for place, one in enumerate(scores, 1):
+        computed = "not logged" if one.computed is None else f"{one.computed:.7g}"
+        print(f"{place:>5}  {one.item_id[:38]:<40}{one.logged:>16.7g}{computed:>16}{'' if one.is_equal else '  <'}")
+    unequal = sum(one.computed is not None and not one.is_equal for one in scores)
+    unknown = sum(one.computed is None for one in scores)
+    print(
+        "equal, bit for bit" if not unequal else f"{unequal} scores differ",
+        f"({unknown} not logged)" if unknown else "",
+    )
+    return 1 if unequal else 0
