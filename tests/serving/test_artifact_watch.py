@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import httpx
 import pytest
 
 from infra.settings import Settings
+from model.artifact import load_artifact
+from serving.reproduce import reproduce_logged
 from tests.serving.untrained import save_untrained_artifact
-from tests.serving.world import make_items, running_scorer, wait_until
+from tests.serving.world import make_items, running_scorer, wait_for_ranking, wait_until
 
 
 def version(client: httpx.Client) -> str:
@@ -47,6 +50,41 @@ def test_model_appears_is_replaced_and_a_damaged_one_is_refused(
         (folder / "card.json").write_text(json.dumps(card | {"schema_hash": "another"}))
         wait_until(lambda: "another" in caplog.text)
         assert version(client) == second
+
+
+def test_answers_during_swaps_are_all_given_and_each_by_one_model(world_settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    kept = [tmp_path / f"kept-{seed}" for seed in range(3)]
+    versions = [save_untrained_artifact(path, make_items(), seed=seed).version for seed, path in enumerate(kept)]
+    shutil.copytree(kept[0], folder)
+    answers: list[tuple[int, str, str]] = []
+    stop = threading.Event()
+
+    def ask(url: str) -> None:
+        with httpx.Client(base_url=url, trust_env=False, timeout=30) as own:
+            while not stop.is_set():
+                answer = own.post("/rank", json={"user_id": "ann", "task": "pre_query", "limit": 5})
+                body = answer.json()
+                answers.append((answer.status_code, body.get("ranking_id", ""), body.get("model", "")))
+
+    with running_scorer(replace(world_settings, artifact_dir=str(folder))) as (_, client):
+        wait_until(lambda: version(client) == versions[0])
+        askers = [threading.Thread(target=ask, args=(str(client.base_url),)) for _ in range(3)]
+        for asker in askers:
+            asker.start()
+        for seed in (1, 2):
+            save_untrained_artifact(folder, make_items(), seed=seed)
+            wait_until(lambda seed=seed: answers[-1][2] == versions[seed])  # type: ignore[misc]
+        stop.set()
+        for asker in askers:
+            asker.join()
+    assert {code for code, _, _ in answers} == {200}
+    assert {model for _, _, model in answers} == set(versions)
+    for model, path in zip(versions, kept, strict=True):
+        last = next(ranking_id for _, ranking_id, by in reversed(answers) if by == model)
+        wait_for_ranking(world_settings, last)
+        _, scores = reproduce_logged(world_settings, last, load_artifact(path))
+        assert all(one.is_equal for one in scores)
 
 
 def test_popularity_ranks_by_what_is_played_and_asked_for(world_settings: Settings, tmp_path: Path) -> None:

@@ -21,9 +21,8 @@ from nowrank.cli import main
 from serving.process import ScorerProcess
 from serving.reproduce import find_ranking, read_titles, reproduce, reproduce_logged
 from streams.audit.log_reader import LogReader
-from tests.serving.test_rerank import logged
 from tests.serving.untrained import save_untrained_artifact
-from tests.serving.world import World, make_items, running_scorer, wait_until
+from tests.serving.world import World, make_items, running_scorer, wait_for_ranking, wait_until
 
 
 def ask_and_log(client: httpx.Client, settings: Settings, **fields: object) -> str:
@@ -31,7 +30,7 @@ def ask_and_log(client: httpx.Client, settings: Settings, **fields: object) -> s
     ranking_id = str(uuid.uuid4())
     asked = {"user_id": "ann", "task": "pre_query", "id": ranking_id, **fields}
     assert client.post("/rank", json=asked).status_code == 200
-    logged(settings, ranking_id)
+    wait_for_ranking(settings, ranking_id)
     return ranking_id
 
 
@@ -99,8 +98,8 @@ def test_inputs_survive_the_log_in_another_table(world: World) -> None:
         table.set_item(item)
     for item in reversed(make_items()):
         other.set_item(item)
-    world.engage("packer", "t3", Kind.CLICK)
-    world.engage("packer", "t7")
+    world.engage("packer", "t50", Kind.CLICK)
+    world.engage("packer", "t51")
     context = Context(task=Task.MORE_LIKE_THIS, now_ms=now_ms(), user=world.user("packer"), source_item_id="t5")
     inputs = request_inputs(table, context)
     again = unpack_inputs(other, pack_inputs(table, inputs))

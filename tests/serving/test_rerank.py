@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kafka import KafkaConsumer
 
 from features.engagement import Task
 from infra.errors import SettingsError
@@ -17,9 +16,7 @@ from infra.settings import Settings
 from serving.process import ScorerProcess
 from serving.rerank import Order, RerankRules, diversify, explore, kendall_distance, parse_rules, pin, stabilise
 from serving.shown_lists import KEPT_MS, Question, ShownLists
-from streams.events import Ranking, decode_record
-from streams.topics import RANKINGS
-from tests.serving.world import metric, running_scorer, wait_until
+from tests.serving.world import metric, running_scorer, wait_for_ranking, wait_until
 
 
 def falling(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -179,24 +176,6 @@ def test_a_scorer_with_every_rule_answers_and_logs_propensities(world_settings: 
         second = ids(client, user_id="every-rule", session_id="s", limit=10, log=True)
         assert len(set(first)) == len(set(second)) == 10
         assert metric(client, 'nowrank_scorer_kendall_distance_ratio_count{task="pre_query"}') == 1
-        ranking = logged(world_settings, "every-rule-1")
+        ranking = wait_for_ranking(world_settings, "every-rule-1")
     assert [item.item_id for item in ranking.items] == first
     assert [item.propensity < 1 for item in ranking.items] == [False] * 9 + [True]
-
-
-def logged(settings: Settings, ranking_id: str) -> Ranking:
-    """The logged ranking, once it is on the broker."""
-    consumer = KafkaConsumer(
-        RANKINGS, bootstrap_servers=settings.kafka, group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=20
-    )
-    found: list[Ranking] = []
-
-    def look() -> bool:
-        for records in consumer.poll(timeout_ms=50).values():
-            events = (decode_record(RANKINGS, record.value) for record in records)
-            found.extend(event for event in events if isinstance(event, Ranking) and event.ranking_id == ranking_id)
-        return bool(found)
-
-    wait_until(look)
-    consumer.close()
-    return found[0]

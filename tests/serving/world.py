@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from kafka import KafkaConsumer
 
 from features.catalogue import Item
 from features.engagement import Coordinate, Engagement, Kind, Thumb
@@ -22,7 +23,8 @@ from features.user import UserState, fold_user
 from infra.clock import now_ms
 from infra.settings import Settings
 from serving.process import ScorerProcess
-from streams.topics import CLICKS, PLAYS, THUMBS
+from streams.events import Ranking, decode_record
+from streams.topics import CLICKS, PLAYS, RANKINGS, THUMBS
 
 GENRES = ("Noir", "Comedy", "Western", "Sci-Fi")
 NAMES = ("Night Train", "Paper Moon", "Dust Road", "Far Signal", "Quiet City", "Broken Clock")
@@ -136,6 +138,24 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None
     while not condition():
         assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
         time.sleep(0.01)
+
+
+def wait_for_ranking(settings: Settings, ranking_id: str) -> Ranking:
+    """The logged ranking, once it is on the broker."""
+    consumer = KafkaConsumer(
+        RANKINGS, bootstrap_servers=settings.kafka, group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=20
+    )
+    found: list[Ranking] = []
+
+    def look() -> bool:
+        for records in consumer.poll(timeout_ms=50).values():
+            events = (decode_record(RANKINGS, record.value) for record in records)
+            found.extend(event for event in events if isinstance(event, Ranking) and event.ranking_id == ranking_id)
+        return bool(found)
+
+    wait_until(look)
+    consumer.close()
+    return found[0]
 
 
 def metric(client: httpx.Client, name: str) -> float:
