@@ -116,6 +116,13 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         "nowrank_scorer_rank_seconds", "histogram", "Time to answer a ranking request", ("task",), LATENCY_BUCKETS_S
     ),
     MetricSpec(
+        "nowrank_scorer_variant_seconds",
+        "histogram",
+        "Time to answer a ranking request, by the model variant that answered",
+        ("variant",),
+        LATENCY_BUCKETS_S,
+    ),
+    MetricSpec(
         "nowrank_scorer_phase_seconds",
         "histogram",
         "Time in one phase of a ranking request",
@@ -153,7 +160,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     MetricSpec(
         "nowrank_scorer_model_loaded_timestamp_seconds",
         "gauge",
-        "When the current model was loaded; 0: none, trending answers",
+        "When the default variant's model was loaded; 0: none, trending answers",
     ),
 )
 _BY_NAME = {spec.name: spec for spec in CATALOGUE}

@@ -76,6 +76,10 @@ class Settings:
     exploration: float = _setting(
         0.0, "share of answers whose last place shows a random candidate, its propensity logged; 0: none"
     )
+    variants: str = _setting(
+        "", "model variants in an experiment and their shares of the users, such as `challenger=0.1`; empty: none"
+    )
+    experiment_salt: str = _setting("", "what users are assigned by, beside their ids; another salt draws them anew")
     artifact_dir: str = _setting("", "folder of the model artifact; empty: `<state_dir>/artifact`")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 

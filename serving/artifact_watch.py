@@ -16,9 +16,9 @@ from infra.clock import now_ms
 from infra.errors import NowrankError
 from infra.metrics import Metrics
 from model.artifact import CARD, load_artifact
-from serving.scorer import LoadedModel, Scorer
+from serving.experiments import DEFAULT
+from serving.scorer import POPULARITY, LoadedModel, Scorer
 
-POLL_S = 1.0
 WARM_UP_CANDIDATES = 500
 WARM_UP_RUNS = 3
 
@@ -26,19 +26,16 @@ log = logging.getLogger(__name__)
 
 
 class ArtifactWatch:
-    """Looks at the folder's card; what has been seen once, good or bad, is not tried again until it changes."""
+    """Looks at the card in one variant's folder; what has been seen once, good or bad, is not tried again until it
+    changes.
+    """
 
-    def __init__(self, path: Path, scorer: Scorer, metrics: Metrics) -> None:
+    def __init__(self, path: Path, scorer: Scorer, metrics: Metrics, variant: str = DEFAULT) -> None:
         self._path = path
+        self._variant = variant
         self._scorer = scorer
         self._metrics = metrics
         self._seen: tuple[int, int] | None = None
-
-    async def run(self) -> None:
-        """Follow the folder for as long as the process lives."""
-        while True:
-            await asyncio.sleep(POLL_S)
-            await self.look()
 
     async def look(self) -> None:
         """Load the artifact when it is another one than last time; encode the titles again when they have changed."""
@@ -46,7 +43,7 @@ class ArtifactWatch:
         if stamp is not None and stamp != self._seen:
             self._seen = stamp
             await self._load()
-        model = self._scorer.model
+        model = self._scorer.models.get(self._variant)
         if model is not None and model.encoded_version != self._scorer.library.content_version:
             version = self._scorer.library.content_version
             model.encoded = await asyncio.to_thread(model.artifact.encode_items, self._scorer.library.table)
@@ -61,14 +58,20 @@ class ArtifactWatch:
             model = LoadedModel(artifact, await asyncio.to_thread(artifact.encode_items, library.table), version)
             self._warm_up(model)
         except NowrankError as error:
-            log.error("the artifact is refused, %s stays: %s", self._scorer.version, error)
+            log.error("the artifact of %s is refused, %s stays: %s", self._variant, self._version, error)
             return
         except Exception:
-            log.exception("the artifact in %s is refused, %s stays", self._path, self._scorer.version)
+            log.exception("the artifact in %s is refused, %s stays", self._path, self._version)
             return
-        self._scorer.model = model
-        self._metrics.set("nowrank_scorer_model_loaded_timestamp_seconds", now_ms() / 1000)
-        log.info("model %s answers from now on", artifact.version)
+        self._scorer.models[self._variant] = model
+        if self._variant == DEFAULT:
+            self._metrics.set("nowrank_scorer_model_loaded_timestamp_seconds", now_ms() / 1000)
+        log.info("model %s answers for %s from now on", artifact.version, self._variant)
+
+    @property
+    def _version(self) -> str:
+        model = self._scorer.models.get(self._variant)
+        return POPULARITY if model is None else model.artifact.version
 
     def _warm_up(self, model: LoadedModel) -> None:
         """Score every task: the first request finds no cold path, and a model that cannot score is refused here."""

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from features.text import MAX_QUERY_CHARS, normalise_query
 from infra.errors import InvalidRequest
+from serving.experiments import DEFAULT
 from streams.events import Country, Id, Query, TaskName
 
 MAX_CANDIDATES = 2_000
@@ -133,7 +134,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Titles, the best first. Send `ranking_id` and the position (counted from 1) with the events that come of it."""
+    """Titles, the best first. Send `ranking_id` and the position (counted from 1) with the events that come of it.
+
+    `variant` is the model variant that answered, left out when it is `default`.
+    """
 
     ranking_id: str
     model: str
@@ -141,6 +145,7 @@ class RankAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     items: list[RankedItem]
     status: Status
     candidates: int
+    variant: str = DEFAULT
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

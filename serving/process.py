@@ -18,6 +18,7 @@ from infra.settings import Settings
 from serving.api import Api, build_app
 from serving.artifact_watch import ArtifactWatch
 from serving.contract import Health
+from serving.experiments import artifact_folder, parse_experiment
 from serving.intake import Intake
 from serving.library import Library
 from serving.near_cache import NearCache
@@ -30,6 +31,7 @@ from serving.store_reader import StoreReader
 from streams.catalogue import CatalogueFollower
 
 HOUSEKEEPING_S = 0.5
+ARTIFACT_POLL_S = 1.0
 # How long the first answer waits for a catalogue that may never come.
 CATALOGUE_WAIT_S = 5.0
 
@@ -49,7 +51,11 @@ class ScorerProcess:
         self._store = StoreReader(settings.redis, settings.feast_project)
         self._rankings = RankingsLog(settings, self.metrics)
         self._intake = Intake(settings, self.metrics)
-        self._watch = ArtifactWatch(settings.artifact_path, self.scorer, self.metrics)
+        experiment = parse_experiment(settings)
+        self._watches = [
+            ArtifactWatch(artifact_folder(settings, variant), self.scorer, self.metrics, variant)
+            for variant in experiment.variants
+        ]
         self._follower = CatalogueFollower(settings)
         self._near_cache: NearCache | None = None
         self._store_is_up = False
@@ -62,6 +68,7 @@ class ScorerProcess:
             self.metrics,
             settings.rank_deadline_ms / 1000,
             ordering,
+            experiment,
         )
         self.app = build_app(Api(ranker, self._intake, self.metrics, self.health), self._lifespan)
 
@@ -123,16 +130,22 @@ class ScorerProcess:
         Then the first answer is as quick as the others.
         """
         begin_s = monotonic_s()
-        await self._watch.look()
+        await self._look_at_artifacts()
         while self._near_cache is not None and not self._near_cache.tried:
             await asyncio.sleep(0.02)
         while self.settings.kafka and not self._follower.ready and monotonic_s() - begin_s < CATALOGUE_WAIT_S:
             await asyncio.sleep(0.02)
         self._freshen()
-        await self._watch.look()
+        await self._look_at_artifacts()
         self._is_warm = True
         log.info("ready after %.1f s: %s", monotonic_s() - begin_s, self.health())
-        await self._watch.run()
+        while True:
+            await asyncio.sleep(ARTIFACT_POLL_S)
+            await self._look_at_artifacts()
+
+    async def _look_at_artifacts(self) -> None:
+        for watch in self._watches:
+            await watch.look()
 
     async def _keep_house(self) -> None:
         while True:

@@ -5,7 +5,7 @@ Enters: a `RankRequest`. Leaves: a `RankAnswer`, always: what is missing behind 
 """
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from features.engagement import TASK_NAMES, Task
@@ -16,6 +16,7 @@ from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
 from serving.candidates import Found, find_candidates, given_candidates
 from serving.contract import RankAnswer, RankedItem, RankRequest, Status
+from serving.experiments import Experiment
 from serving.explain import explain_features, explain_parts
 from serving.library import Library
 from serving.ordering import Ordering
@@ -36,6 +37,7 @@ class Ranker:
     metrics: Metrics
     deadline_s: float
     ordering: Ordering
+    experiment: Experiment = field(default_factory=Experiment)
 
     async def rank(self, request: RankRequest) -> RankAnswer:
         """The whole path; waits for nothing but the store, and for that at most `deadline_s`."""
@@ -48,7 +50,7 @@ class Ranker:
         )
         phases.end("store")
 
-        model = self.scorer.model
+        variant, model = self.scorer.model_of(self.experiment.assign(request.user_id))
         context = _to_context(task, query, request, rows, at_ms, self.scorer.library.table.totals.priors(at_ms))
         found = self._candidates(request, model, context)
         phases.end("candidates")
@@ -63,7 +65,7 @@ class Ranker:
         order = self.ordering.order(ranking_id, request, context, found.item_ids, prepared, scored)
         phases.end("rules")
 
-        ranked = _Ranked(ranking_id, at_ms, rows, found, prepared, scored, order)
+        ranked = _Ranked(ranking_id, at_ms, variant, rows, found, prepared, scored, order)
         items = _to_items(self.scorer, ranked, request.explain)
         if request.log and items:
             self.rankings.put(_to_ranking(self.scorer.library, ranked, request, context.priors))
@@ -72,9 +74,11 @@ class Ranker:
         status = to_status(rows, has_model=model is not None)
         self._count(status, ranked)
         self.metrics.observe("nowrank_scorer_rank_seconds", phases.total_s, task=request.task)
+        self.metrics.observe("nowrank_scorer_variant_seconds", phases.total_s, variant=variant)
         return RankAnswer(
             ranking_id=ranked.ranking_id,
             model=_version(prepared),
+            variant=variant,
             took_ms=round(1000 * phases.total_s, 3),
             items=items,
             status=status,
@@ -106,6 +110,7 @@ class _Ranked:
 
     ranking_id: str
     at_ms: int
+    variant: str
     rows: RowsRead
     found: Found
     prepared: Prepared
@@ -183,6 +188,7 @@ def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest, priors:
         source_item_id=request.source_item_id,
         country=request.country,
         model=_version(ranked.prepared),
+        variant=ranked.variant,
         contained={**ranked.rows.contained, **item_offsets},
         inputs=b"" if ranked.prepared.inputs is None else pack_inputs(library.table, ranked.prepared.inputs),
         priors=list(priors),

@@ -8,6 +8,7 @@ ONNX Runtime gives a candidate the same bits however many others are scored with
 on the same build and processor the scores must be equal bit for bit.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,8 @@ from features.model_inputs import unpack_inputs
 from features.vector import COLUMN_NAMES
 from infra.errors import NowrankError
 from infra.settings import Settings
-from model.artifact import Artifact
+from model.artifact import Artifact, load_artifact
+from serving.experiments import artifact_folder
 from serving.fallback import popularity_scores
 from serving.scorer import POPULARITY, finite
 from streams.audit.log_reader import LogReader
@@ -92,13 +94,18 @@ def reproduce(ranking: Ranking, artifact: Artifact | None, table: ItemTable) -> 
 
 
 def reproduce_logged(
-    settings: Settings, ranking_id: str, artifact: Artifact | None
+    settings: Settings, ranking_id: str, folder: Path | None = None
 ) -> tuple[Ranking, list[Reproduced]]:
-    """Find a ranking in the log and score it again; raises `NowrankError`."""
+    """Find a ranking in the log and score it again with the artifact in `folder`, by default that of its variant.
+
+    Raises `NowrankError`, `ArtifactInvalid` among them.
+    """
     with LogReader(settings) as reader:
         ranking = find_ranking(reader, ranking_id)
-        model = None if ranking.model == POPULARITY else artifact
-        return ranking, reproduce(ranking, model, read_titles(reader, model))
+        artifact = None
+        if ranking.model != POPULARITY:
+            artifact = load_artifact(folder or artifact_folder(settings, ranking.variant))
+        return ranking, reproduce(ranking, artifact, read_titles(reader, artifact))
 
 
 def _slot(table: ItemTable, ranking: Ranking, item_id: str) -> int:

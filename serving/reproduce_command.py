@@ -7,9 +7,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from infra.errors import ArtifactInvalid, NowrankError
+from infra.errors import NowrankError
 from infra.settings import NO_BROKER, load_settings
-from model.artifact import load_artifact
 from serving.reproduce import reproduce_logged
 
 EXAMPLES = """examples:
@@ -22,7 +21,12 @@ exit code: 0 every score is equal to the last bit, 1 one is not"""
 def reproduce_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank reproduce`."""
     parser.add_argument("ranking_id", help="the `ranking_id` of an answer that was logged")
-    parser.add_argument("--artifact", type=Path, metavar="DIR", help="the model's folder (default: the current one)")
+    parser.add_argument(
+        "--artifact",
+        type=Path,
+        metavar="DIR",
+        help="the model's folder (default: the current one of the answer's variant)",
+    )
     parser.epilog = EXAMPLES
 
 
@@ -32,13 +36,7 @@ def reproduce(args: argparse.Namespace) -> int:
     settings = load_settings()
     if not settings.kafka:
         raise NowrankError(NO_BROKER)
-    try:
-        artifact = load_artifact(args.artifact or settings.artifact_path)
-    except ArtifactInvalid:
-        if args.artifact is not None:
-            raise
-        artifact = None  # an answer that was made without a model needs none
-    ranking, scores = reproduce_logged(settings, args.ranking_id, artifact)
+    ranking, scores = reproduce_logged(settings, args.ranking_id, args.artifact)
     print(f"{ranking.task} for one member, model {ranking.model}, {len(scores)} titles")
     print(f"{'place':>5}  {'title':<40}{'logged':>16}{'computed':>16}")
     for place, one in enumerate(scores, 1):

@@ -13,6 +13,7 @@ from features.engagement import Task
 from features.model_inputs import RequestInputs, request_inputs
 from features.vector import Context, Similarities, pair_matrix
 from model.artifact import Artifact, ItemVectors
+from serving.experiments import DEFAULT
 from serving.fallback import popularity_scores
 from serving.library import Library
 
@@ -69,11 +70,20 @@ class Scored:
 
 
 class Scorer:
-    """Holds the current model; a request uses one model from its beginning to its end."""
+    """Holds the current model of each variant; a request uses one model from its beginning to its end."""
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self.model: LoadedModel | None = None
+        self.models: dict[str, LoadedModel] = {}
+
+    @property
+    def model(self) -> LoadedModel | None:
+        """The default variant's model."""
+        return self.models.get(DEFAULT)
+
+    def model_of(self, variant: str) -> tuple[str, LoadedModel | None]:
+        """A variant's model with the variant's name; the default one while the variant has none."""
+        return (variant, self.models[variant]) if variant in self.models else (DEFAULT, self.model)
 
     @property
     def version(self) -> str:

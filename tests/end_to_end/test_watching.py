@@ -23,6 +23,7 @@ from infra.embedded.servers import free_port
 from infra.prometheus.config import embedded_config
 from infra.settings import Settings
 from serving.client import Scorer
+from serving.experiments import DEFAULT
 from serving.guard import CLIENT_GONE
 from streams.events import REASONS, Click, Play, Thumb
 from streams.producer import Producer, new_event_id
@@ -81,6 +82,7 @@ CLOSED_VALUES = {
     "status": {"store_missing", "store_timeout", "model_missing"},
     "task": set(TASK_NAMES),
     "topic": {*EVENT_TOPICS, DELTAS},
+    "variant": {DEFAULT},
     "view": VIEWS,
 }
 

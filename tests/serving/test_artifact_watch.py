@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from infra.settings import Settings
-from model.artifact import load_artifact
 from serving.reproduce import reproduce_logged
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import make_items, running_scorer, wait_for_ranking, wait_until
@@ -83,7 +82,7 @@ def test_answers_during_swaps_are_all_given_and_each_by_one_model(world_settings
     for model, path in zip(versions, kept, strict=True):
         last = next(ranking_id for _, ranking_id, by in reversed(answers) if by == model)
         wait_for_ranking(world_settings, last)
-        _, scores = reproduce_logged(world_settings, last, load_artifact(path))
+        _, scores = reproduce_logged(world_settings, last, path)
         assert all(one.is_equal for one in scores)
 
 

@@ -48,7 +48,7 @@ def test_every_task_gives_the_logged_scores_again(
     client: httpx.Client, world_settings: Settings, fields: dict[str, object]
 ) -> None:
     ranking_id = ask_and_log(client, world_settings, **fields)
-    ranking, scores = reproduce_logged(world_settings, ranking_id, load_artifact(world_settings.artifact_path))
+    ranking, scores = reproduce_logged(world_settings, ranking_id)
     assert [one.item_id for one in scores] == [item.item_id for item in ranking.items]
     assert all(one.is_equal for one in scores)
 
@@ -67,7 +67,7 @@ def test_another_model_is_refused(client: httpx.Client, world_settings: Settings
     ranking_id = ask_and_log(client, world_settings)
     save_untrained_artifact(tmp_path / "other", make_items()[:30])
     with pytest.raises(NowrankError, match="give its folder with --artifact"):
-        reproduce_logged(world_settings, ranking_id, load_artifact(tmp_path / "other"))
+        reproduce_logged(world_settings, ranking_id, tmp_path / "other")
 
 
 def test_an_answer_without_a_model_is_reproduced_without_one(world_settings: Settings, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_an_answer_without_a_model_is_reproduced_without_one(world_settings: Set
         assert isinstance(process, ScorerProcess)
         wait_until(lambda: process.library.titles_count)
         ranking_id = ask_and_log(client, settings)
-    ranking, scores = reproduce_logged(settings, ranking_id, None)
+    ranking, scores = reproduce_logged(settings, ranking_id)
     assert ranking.model == "popularity"
     assert all(one.is_equal for one in scores)
 

@@ -1,0 +1,71 @@
+"""Experiments: which model variant answers whom. Pure.
+
+Enters: settings, user ids. Leaves: a variant's name and the folder of its artifact. Called by `rank.py` and
+`process.py`.
+
+A user's variant follows from a hash of the salt and the user's id: it is the same in every process, at every request
+and after a restart, and another salt draws all users anew. Users that leave a variant when its share shrinks go to the
+default one, and nobody else moves.
+"""
+
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from infra.errors import SettingsError
+from infra.settings import Settings
+
+DEFAULT = "default"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """The variants beside the default one, in order, each with its share of the users (together at most 1)."""
+
+    shares: tuple[tuple[str, float], ...] = ()
+    salt: str = ""
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Every variant, the default one first."""
+        return (DEFAULT, *(name for name, _ in self.shares))
+
+    def assign(self, user_id: str) -> str:
+        """The user's variant."""
+        digest = blake2b(f"{self.salt}\0{user_id}".encode(), digest_size=8).digest()
+        draw = int.from_bytes(digest) / 2**64
+        for name, share in self.shares:
+            if draw < share:
+                return name
+            draw -= share
+        return DEFAULT
+
+
+def parse_experiment(settings: Settings) -> Experiment:
+    """The experiment that the settings describe; raises `SettingsError`."""
+    shares = []
+    for part in filter(None, (part.strip() for part in settings.variants.split(","))):
+        name, _, text = part.partition("=")
+        try:
+            share = float(text)
+        except ValueError:
+            share = -1.0
+        if not _NAME.fullmatch(name) or name == DEFAULT or not 0 <= share <= 1:
+            raise SettingsError(
+                f"NOWRANK_VARIANTS has {part!r}; it must be name=share, such as challenger=0.1, and not {DEFAULT}"
+            )
+        shares.append((name, share))
+    names = [name for name, _ in shares]
+    if len(set(names)) < len(names) or sum(share for _, share in shares) > 1:
+        raise SettingsError(
+            f"NOWRANK_VARIANTS is {settings.variants!r}; names must differ and shares add up to 1 or less"
+        )
+    return Experiment(tuple(shares), settings.experiment_salt)
+
+
+def artifact_folder(settings: Settings, variant: str) -> Path:
+    """Where a variant's artifact lies: beside the default one, its name appended."""
+    path = settings.artifact_path
+    return path if variant == DEFAULT else path.with_name(f"{path.name}-{variant}")
