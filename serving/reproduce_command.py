@@ -25,7 +25,7 @@ def reproduce_arguments(parser: argparse.ArgumentParser) -> None:
         "--artifact",
         type=Path,
         metavar="DIR",
-        help="the model's folder (default: the current one of the answer's variant)",
+        help="the model's folder (default: its variant's current one)",
     )
     parser.epilog = EXAMPLES
 
