@@ -197,8 +197,10 @@ def _target_columns(ids: list[str], state: TopTargetsState | None, now_ms: int, 
 
 
 def _by_id(ids: list[str], values: Mapping[str, float]) -> Matrix:
+    if not values:
+        return np.zeros(len(ids), np.float32)
     find = values.get
-    return np.fromiter((find(item_id, 0.0) for item_id in ids), np.float32, len(ids))
+    return np.array([find(item_id, 0.0) for item_id in ids], np.float32)  # a list: twice as fast as an iterator
 
 
 def _thumbs(user: UserState) -> dict[str, int]:

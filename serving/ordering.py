@@ -6,6 +6,8 @@ Enters: a request's scored candidates. Leaves: an `Order`. Called by `rank.py`; 
 import random
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from features.vector import Context
 from infra.metrics import Metrics
 from serving.contract import RankRequest
@@ -79,8 +81,12 @@ class Ordering:
 
 def best_first(scored: Scored, item_ids: list[str]) -> list[int]:
     """The candidates by falling score, equal ones by id, so that the same question has the same answer."""
-    scores = (-scored.scores_N).tolist()
-    return [index for _, _, index in sorted(zip(scores, item_ids, range(len(item_ids)), strict=True))]
+    falling_N = -scored.scores_N
+    order_N = np.argsort(falling_N, kind="stable")
+    if (np.diff(falling_N[order_N]) > 0).all():
+        order: list[int] = order_N.tolist()
+        return order
+    return [index for _, _, index in sorted(zip(falling_N.tolist(), item_ids, range(len(item_ids)), strict=True))]
 
 
 def _to_question(request: RankRequest, query: str | None) -> Question:

@@ -10,7 +10,6 @@ pinned title stays on top however alike its neighbours are. Blocked titles are n
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,5 +174,8 @@ def kendall_distance(before: Sequence[str], after: Sequence[str]) -> float | Non
     """
     places = {item_id: place for place, item_id in enumerate(after)}
     common = [places[item_id] for item_id in before[:MAX_COMPARED] if item_id in places]
-    pairs = list(combinations(common, 2))
-    return sum(first > second for first, second in pairs) / len(pairs) if pairs else None
+    if len(common) < 2:
+        return None
+    after_C = np.array(common)
+    swapped = np.triu(after_C[:, None] > after_C[None, :], 1).sum()
+    return float(swapped) / (len(common) * (len(common) - 1) / 2)
