@@ -267,7 +267,7 @@ def test_freshness_latency_throughput_and_lag_cover_every_view_task_and_topic(pr
     assert set(events) == {kind.name.lower() for kind in Kind}
     assert all(value > 0 for value in events.values()), events
     assert set(prometheus.values(panel["panel 'Lag by topic' A"], "topic")) == {*EVENT_TOPICS, DELTAS}
-    assert prometheus.values(panel["panel 'Processes up' A"], "job") == {"worker": 1.0, "scorer": 1.0, "canary": 1.0}
+    assert prometheus.values(panel["panel 'Processes up' A"], "job") == {"worker": 2.0, "scorer": 1.0, "canary": 1.0}
     assert prometheus.values(panel["panel 'Dead letters by reason' A"], "reason").keys() == {"malformed_json"}
 
 

@@ -26,7 +26,7 @@ SAMPLE_S = 1.0
 # The embedded broker slows down with the number of batches in a log; fewer, larger ones keep that out of a long soak.
 SOAK_TICK_S = 0.5
 MEGABYTE = 1024 * 1024
-RSS_SLOPE_MB_PER_MINUTE = 2.0
+RSS_SLOPE_MB_PER_MINUTE = 0.6
 LAG_SLOPE_PER_MINUTE = 0.01 * 60 * EVENTS_PER_S
 
 
