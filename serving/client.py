@@ -1,22 +1,29 @@
-"""The Python client: ask for rankings and send events, with one pool of connections and a deadline.
+"""The Python clients: ask for rankings and send events, with one pool of connections and a deadline for each call.
 
-Enters: the fields of a `RankRequest`, wire events. Leaves: `RankAnswer`, `Taken`; or `InvalidRequest`,
-`ScorerUnavailable`. Called by other teams' services (`from nowrank import Scorer`), the demo and `nowrank rank`.
+Enters: the fields of a `RankRequest`, wire events. Leaves: `RankAnswer`, `Taken`, `Health`; or `InvalidRequest`,
+`ScorerUnavailable`. Called by other teams' services (`from nowrank import Scorer, AsyncScorer`), the demo and `nowrank
+rank`. What is sent and read stands in `calls.py`, when it is sent again in `retries.py`.
 """
 
+import asyncio
+import random
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-import msgspec
 
-from infra.errors import InvalidRequest, ScorerUnavailable
+from infra.clock import monotonic_s
+from infra.errors import ScorerUnavailable
 from infra.settings import load_settings
-from serving.contract import DEFAULT_LIMIT, Health, Problem, RankAnswer, RankRequest, Taken
-from streams.events import Event, TaskName, encode_event
+from serving.calls import Call, events_call, health_call, rank_call
+from serving.contract import DEFAULT_LIMIT, Health, RankAnswer, Taken
+from serving.retries import Outcome, RetryPolicy, Send, converse
+from streams.events import Event, TaskName
 
-NDJSON_TYPE = "application/x-ndjson"
+DEFAULT_TIMEOUT_S = 2.0
+DEFAULT_CONNECTIONS = 20
 T = TypeVar("T")
 
 
@@ -26,19 +33,27 @@ class Scorer:
     Close it when it is no longer needed.
     """
 
-    def __init__(self, url: str | None = None, *, timeout_s: float = 2.0, connections: int = 20) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        connections: int = DEFAULT_CONNECTIONS,
+        retry: RetryPolicy | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         """`url` None means the settings' `scorer_url`, or the running embedded stack's.
 
-        Raises `ScorerUnavailable` when there is neither.
+        `timeout_s` is the deadline of a call with all its repetitions; each sending gets what is left of it, for
+        connecting and again for each read. `transport` stands in for the network in tests. Raises `ScorerUnavailable`
+        when no scorer is known.
         """
-        self.url = (load_settings().scorer_url if url is None else url).rstrip("/")
-        if not self.url:
-            raise ScorerUnavailable(
-                "no scorer is known: start one with `nowrank up`, or set NOWRANK_SCORER_URL=http://host:port"
-            )
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        # trust_env: a proxy of the environment is for the internet, not for a scorer next door.
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, limits=limits, trust_env=False)
+        self.url = _known_url(url)
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._http = httpx.Client(
+            base_url=self.url, limits=_limits(connections), trust_env=False, transport=transport
+        )  # trust_env: a proxy of the environment is for the internet, not for a scorer next door
 
     def rank(
         self,
@@ -47,39 +62,28 @@ class Scorer:
         *,
         items: Sequence[str] | None = None,
         limit: int = DEFAULT_LIMIT,
+        timeout_s: float | None = None,
         **more: Any,
     ) -> RankAnswer:
         """Titles for a member, the best first.
 
         `more` are the other fields of `RankRequest`: `query`, `source_item_id`, `country`, `session_id`, `explain`,
-        `include_seen`, `log`, `id`. Raises `InvalidRequest` for what the scorer refuses, `ScorerUnavailable` when it
-        does not answer.
+        `include_seen`, `groups`, `rows`, `per_row`, `log`, `id`. Raises `InvalidRequest` for what the scorer refuses,
+        `ScorerUnavailable` when it does not answer.
         """
-        try:
-            request = RankRequest(
-                user_id=user_id, task=task, items=None if items is None else list(items), limit=limit, **more
-            )
-        except TypeError as error:
-            raise InvalidRequest(
-                "unknown_field", f"{error}; known are {', '.join(RankRequest.__struct_fields__)}"
-            ) from error
-        return self._post("/rank", msgspec.json.encode(request), RankAnswer)
+        return self._call(rank_call(user_id, task, items, limit, more), timeout_s)
 
-    def send_events(self, events: Iterable[Event]) -> Taken:
+    def send_events(self, events: Iterable[Event], *, timeout_s: float | None = None) -> Taken:
         """Publish plays, clicks and thumbs through the scorer.
 
         Returns what was accepted and what was not, once Kafka has it.
         """
-        body = b"\n".join(encode_event(event) for event in events)
-        return (
-            self._post("/events", body, Taken, {"Content-Type": NDJSON_TYPE})
-            if body
-            else Taken(accepted=0, rejected=[])
-        )
+        call = events_call(events)
+        return Taken(accepted=0, rejected=[]) if call is None else self._call(call, timeout_s)
 
-    def health(self) -> Health:
+    def health(self, *, timeout_s: float | None = None) -> Health:
         """What the scorer can answer with, warm or not."""
-        return msgspec.json.decode(self._send("GET", "/health/ready").content, type=Health)
+        return self._call(health_call(), timeout_s)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -93,37 +97,122 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _post(self, path: str, body: bytes, kind: type[T], headers: dict[str, str] | None = None) -> T:
-        response = self._send(
-            "POST", path, content=body, headers={"Content-Type": "application/json", **(headers or {})}
-        )
-        if response.status_code == httpx.codes.OK:
-            return msgspec.json.decode(response.content, type=kind)
-        problem = _problem(response)
-        if kind is Taken and problem.rejected is not None and response.is_client_error:
-            return kind(accepted=0, rejected=problem.rejected)  # type: ignore[call-arg]
-        if response.is_client_error:
-            raise InvalidRequest(problem.type.rpartition(":")[2].replace("-", "_"), problem.detail, problem.field)
-        raise ScorerUnavailable(f"the scorer at {self.url} answered {response.status_code}: {problem.detail}")
-
-    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def _call(self, call: Call[T], timeout_s: float | None) -> T:
+        deadline_s = self._timeout_s if timeout_s is None else timeout_s
+        steps = converse(call, self.url, self._retry, deadline_s, monotonic_s, random.random())
+        outcome: Outcome | None = None
         try:
-            return self._http.request(method, path, **more)
-        except httpx.TimeoutException as error:
-            raise ScorerUnavailable(f"the scorer at {self.url} did not answer in time") from error
+            while True:
+                step = steps.send(outcome)
+                if isinstance(step, Send):
+                    outcome = self._send(call, step)
+                else:
+                    outcome = None
+                    time.sleep(step.wait_s)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _send(self, call: Call[T], step: Send) -> Outcome:
+        try:
+            return self._http.request(
+                call.method, call.path, content=call.body, headers=call.headers, timeout=step.timeout_s
+            )
         except httpx.HTTPError as error:
-            raise ScorerUnavailable(
-                f"no scorer answers at {self.url} ({error}); start one with `nowrank up`"
-            ) from error
+            return error
 
 
-def _problem(response: httpx.Response) -> Problem:
-    try:
-        return msgspec.json.decode(response.content, type=Problem)
-    except msgspec.MsgspecError:
-        return Problem(
-            type="",
-            title="",
-            status=response.status_code,
-            detail=f"HTTP {response.status_code}, not a problem document",
+class AsyncScorer:
+    """A client of one scorer for an event loop, usable as an asynchronous context manager by many tasks at once.
+
+    Everything else is as in `Scorer`, but that the deadline holds to the letter.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        connections: int = DEFAULT_CONNECTIONS,
+        retry: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """As `Scorer`'s."""
+        self.url = _known_url(url)
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._http = httpx.AsyncClient(
+            base_url=self.url, limits=_limits(connections), trust_env=False, transport=transport
         )
+
+    async def rank(
+        self,
+        user_id: str,
+        task: TaskName = "pre_query",
+        *,
+        items: Sequence[str] | None = None,
+        limit: int = DEFAULT_LIMIT,
+        timeout_s: float | None = None,
+        **more: Any,
+    ) -> RankAnswer:
+        """As `Scorer.rank`."""
+        return await self._call(rank_call(user_id, task, items, limit, more), timeout_s)
+
+    async def send_events(self, events: Iterable[Event], *, timeout_s: float | None = None) -> Taken:
+        """As `Scorer.send_events`."""
+        call = events_call(events)
+        return Taken(accepted=0, rejected=[]) if call is None else await self._call(call, timeout_s)
+
+    async def health(self, *, timeout_s: float | None = None) -> Health:
+        """As `Scorer.health`."""
+        return await self._call(health_call(), timeout_s)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(self, call: Call[T], timeout_s: float | None) -> T:
+        deadline_s = self._timeout_s if timeout_s is None else timeout_s
+        steps = converse(call, self.url, self._retry, deadline_s, monotonic_s, random.random())
+        outcome: Outcome | None = None
+        try:
+            while True:
+                step = steps.send(outcome)
+                if isinstance(step, Send):
+                    outcome = await self._send(call, step)
+                else:
+                    outcome = None
+                    await asyncio.sleep(step.wait_s)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    async def _send(self, call: Call[T], step: Send) -> Outcome:
+        try:
+            async with asyncio.timeout(step.timeout_s):
+                return await self._http.request(
+                    call.method, call.path, content=call.body, headers=call.headers, timeout=step.timeout_s
+                )
+        except TimeoutError as error:
+            return httpx.ReadTimeout(str(error))
+        except httpx.HTTPError as error:
+            return error
+
+
+def _known_url(url: str | None) -> str:
+    known = (load_settings().scorer_url if url is None else url).rstrip("/")
+    if not known:
+        raise ScorerUnavailable(
+            "no scorer is known: start one with `nowrank up`, or set NOWRANK_SCORER_URL=http://host:port"
+        )
+    return known
+
+
+def _limits(connections: int) -> httpx.Limits:
+    return httpx.Limits(max_connections=connections, max_keepalive_connections=connections)

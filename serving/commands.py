@@ -13,6 +13,7 @@ import msgspec
 from infra.errors import SettingsError
 from infra.logs import configure_logs
 from infra.settings import load_settings
+from serving.contract import DEFAULT_PER_ROW, DEFAULT_ROWS
 from streams.events import TaskName
 
 DEFAULT_PORT = 8080
@@ -80,6 +81,11 @@ def rank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="show the parts of each score, and the features of the first title"
     )
+    parser.add_argument("--groups", action="store_true", help="show labelled rows of titles instead of one list")
+    parser.add_argument("--rows", type=int, default=DEFAULT_ROWS, help=f"at most (default: {DEFAULT_ROWS})")
+    parser.add_argument(
+        "--per-row", type=int, default=DEFAULT_PER_ROW, help=f"titles in a row at most (default: {DEFAULT_PER_ROW})"
+    )
     parser.add_argument(
         "--log", action="store_true", help="count the answer as shown to the member (an impression of each title)"
     )
@@ -92,6 +98,7 @@ def rank_arguments(parser: argparse.ArgumentParser) -> None:
         "  nowrank rank --user 42\n"
         "  nowrank rank --user 42 --query 'star w' --country DE\n"
         "  nowrank rank --user 42 --source 50 --explain\n"
+        "  nowrank rank --user 42 --country DE --groups\n"
     )
 
 
@@ -112,6 +119,9 @@ def rank(args: argparse.Namespace) -> int:
             items=args.items,
             limit=args.limit,
             explain=args.explain,
+            groups=args.groups,
+            rows=args.rows,
+            per_row=args.per_row,
             log=args.log,
         )
     if args.json:

@@ -6,21 +6,22 @@ Enters: a `RankAnswer`. Leaves: lines of text. Called by `nowrank rank` and the 
 import unicodedata
 from typing import TextIO
 
-from serving.contract import RankAnswer, RankedItem
+from serving.contract import Group, RankAnswer, RankedItem
 
 TITLE_CHARS = 44
 ID_CHARS = 12
+LABEL_CHARS = 70
 
 
 def print_answer(answer: RankAnswer, out: TextIO) -> None:
-    """Print the titles in order, their scores, the parts when the answer has them, and what the answer could use."""
+    """Print the rows, or the titles in order with their scores and the parts when the answer has them; then what the
+    answer could use.
+    """
     explained = any(item.parts is not None for item in answer.items)
-    head = f"{'#':>3}  {'item':<{ID_CHARS}} {'title':<{TITLE_CHARS}} {'score':>8}"
-    print(head + (f" {'context':>8} {'long':>8} {'short':>8}" if explained else f" {'chance':>8}"), file=out)
-    for place, item in enumerate(answer.items, 1):
-        print(_line(place, item), file=out)
-    if not answer.items:
-        print("     nothing was found", file=out)
+    if answer.groups:
+        _print_groups(answer.groups, out)
+    else:
+        _print_items(answer, out, explained)
     status = answer.status
     print(
         f"\n{answer.candidates} candidates in {answer.took_ms:.1f} ms, model {answer.model}; answer: {status.level} "
@@ -29,6 +30,28 @@ def print_answer(answer: RankAnswer, out: TextIO) -> None:
     )
     if explained:
         _print_features(answer.items[0], out)
+
+
+def _print_items(answer: RankAnswer, out: TextIO, explained: bool) -> None:
+    head = f"{'#':>3}  {'item':<{ID_CHARS}} {'title':<{TITLE_CHARS}} {'score':>8}"
+    print(head + (f" {'context':>8} {'long':>8} {'short':>8}" if explained else f" {'chance':>8}"), file=out)
+    for place, item in enumerate(answer.items, 1):
+        print(_line(place, item), file=out)
+    if not answer.items:
+        print("     nothing was found", file=out)
+
+
+def _print_groups(groups: list[Group], out: TextIO) -> None:
+    place = 0
+    for group in groups:
+        print(("\n" if place else "") + f"{_cut(group.label, LABEL_CHARS)}  [{group.kind}]", file=out)
+        for item in group.items:
+            place += 1
+            title = _cut(item.title or "(unknown title)", TITLE_CHARS)
+            print(
+                f"{place:>3}  {_cut(item.item_id, ID_CHARS):<{ID_CHARS}} {title:<{TITLE_CHARS}} {item.score:>8.3f}",
+                file=out,
+            )
 
 
 def _line(place: int, item: RankedItem) -> str:

@@ -18,6 +18,8 @@ MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 100
 MAX_PINNED = 50
 DEFAULT_LIMIT = 20
+MAX_ROWS, DEFAULT_ROWS = 20, 6
+MAX_PER_ROW, DEFAULT_PER_ROW = 50, 10
 MAX_DETAIL_CHARS = 400
 
 
@@ -74,6 +76,13 @@ class RankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     blocked: Annotated[
         list[Id], Meta(max_length=MAX_CANDIDATES, description="titles that must not be in the answer")
     ] = []
+    groups: Annotated[
+        bool, Meta(description="organise the answer in labelled rows too; for `search` and `pre_query`")
+    ] = False
+    rows: Annotated[int, Meta(ge=1, le=MAX_ROWS, description="with `groups`: how many rows at most")] = DEFAULT_ROWS
+    per_row: Annotated[
+        int, Meta(ge=1, le=MAX_PER_ROW, description="with `groups`: how many titles in a row at most")
+    ] = DEFAULT_PER_ROW
     log: Annotated[
         bool, Meta(description="false: nobody will see this answer, so that it must not count as impressions")
     ] = True
@@ -119,6 +128,26 @@ class RankedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     features: dict[str, FeatureValue] | None = None
 
 
+GroupKind = Literal["match", "related", "because", "country", "trending", "genre", "decade"]
+
+
+class GroupedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One place in a row."""
+
+    item_id: str
+    score: float
+    title: str | None = None
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One labelled row. `kind` says what its titles have in common, `reason_item_id` the title that it comes of."""
+
+    kind: GroupKind
+    label: str
+    items: list[GroupedItem]
+    reason_item_id: str | None = None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What the answer could use.
 
@@ -137,6 +166,9 @@ class RankAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Titles, the best first. Send `ranking_id` and the position (counted from 1) with the events that come of it.
 
     `variant` is the model variant that answered, left out when it is `default`.
+
+    `groups` is there when it was asked for: no title twice, the rows in the order in which to show them. The positions
+    are then those of reading, row by row, and these titles are the impressions. No row at all: show `items`.
     """
 
     ranking_id: str
@@ -146,6 +178,7 @@ class RankAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: Status
     candidates: int
     variant: str = DEFAULT
+    groups: list[Group] | None = None
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -231,6 +264,10 @@ def _check_together(request: RankRequest) -> None:
         raise InvalidRequest("missing_field", "the task `more_like_this` needs a `source_item_id`", "source_item_id")
     if both := sorted(set(request.pinned) & set(request.blocked)):
         raise InvalidRequest("invalid_field", f"{both[0]!r} cannot be both pinned and blocked", "blocked")
+    if request.groups and request.task == "more_like_this":
+        raise InvalidRequest(
+            "invalid_field", "the task `more_like_this` has no `groups`; `search` and `pre_query` have", "groups"
+        )
     if request.explain and request.limit > MAX_EXPLAINED:
         raise InvalidRequest(
             "invalid_field", f"`limit` is {request.limit}; with `explain` it is at most {MAX_EXPLAINED}", "limit"

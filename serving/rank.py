@@ -5,7 +5,7 @@ Enters: a `RankRequest`. Leaves: a `RankAnswer`, always: what is missing behind 
 """
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from features.engagement import TASK_NAMES, Task
@@ -15,11 +15,13 @@ from features.vector import Context
 from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
 from serving.candidates import Found, find_candidates, given_candidates
-from serving.contract import RankAnswer, RankedItem, RankRequest, Status
+from serving.contract import Group, RankAnswer, RankedItem, RankRequest, Status
 from serving.experiments import Experiment
 from serving.explain import explain_features, explain_parts
+from serving.grounds import find_grounds
+from serving.groups import make_groups
 from serving.library import Library
-from serving.ordering import Ordering
+from serving.ordering import Ordering, best_first
 from serving.rankings_log import RankingsLog
 from serving.rerank import Order
 from serving.scorer import POPULARITY, LoadedModel, Prepared, Scored, Scorer
@@ -67,8 +69,10 @@ class Ranker:
 
         ranked = _Ranked(ranking_id, at_ms, variant, rows, found, prepared, scored, order)
         items = _to_items(self.scorer, ranked, request.explain)
+        groups = _to_groups(self.scorer, context, ranked, request)
         if request.log and items:
-            self.rankings.put(_to_ranking(self.scorer.library, ranked, request, context.priors))
+            shown = replace(ranked, order=_reading_order(groups, ranked)) if groups else ranked
+            self.rankings.put(_to_ranking(self.scorer.library, shown, request, context.priors))
         phases.end("answer")
 
         status = to_status(rows, has_model=model is not None)
@@ -83,6 +87,7 @@ class Ranker:
             items=items,
             status=status,
             candidates=len(found.item_ids),
+            groups=groups,
         )
 
     def _candidates(self, request: RankRequest, model: LoadedModel | None, context: Context) -> Found:
@@ -160,6 +165,25 @@ def _to_items(scorer: Scorer, ranked: _Ranked, explain: bool) -> list[RankedItem
         )
         for index, part in zip(indices, parts, strict=True)
     ]
+
+
+def _to_groups(scorer: Scorer, context: Context, ranked: _Ranked, request: RankRequest) -> list[Group] | None:
+    """The rows of a request that asks for them, of all candidates and not of the first `limit` only."""
+    if not request.groups:
+        return None
+    shown_first = dict.fromkeys((*ranked.order.indices, *best_first(ranked.scored, ranked.found.item_ids)))
+    item_ids = [ranked.found.item_ids[index] for index in shown_first]
+    scores = ranked.scored.scores_N[list(shown_first)].tolist()
+    grounds = find_grounds(scorer, ranked.prepared.model, context, item_ids, scores)
+    return make_groups(grounds, request.rows, request.per_row)
+
+
+def _reading_order(groups: list[Group], ranked: _Ranked) -> Order:
+    """What the rows show, row by row."""
+    index_by_id = {item_id: index for index, item_id in enumerate(ranked.found.item_ids)}
+    propensities = dict(zip(ranked.order.indices, ranked.order.propensities, strict=True))
+    indices = [index_by_id[item.item_id] for group in groups for item in group.items]
+    return Order(indices, [propensities.get(index, 1.0) for index in indices])
 
 
 def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest, priors: tuple[float, ...]) -> Ranking:

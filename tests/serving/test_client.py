@@ -1,5 +1,6 @@
 """The Python client and the commands, against a real scorer."""
 
+import asyncio
 import json
 import os
 import signal
@@ -11,11 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+import nowrank
 from infra.clock import now_ms
 from infra.embedded.servers import free_port
 from infra.errors import InvalidRequest, ScorerUnavailable
 from nowrank.cli import main
-from serving.client import Scorer
+from serving.client import AsyncScorer, Scorer
+from serving.retries import RetryPolicy
 from streams.events import Click, Play
 from tests.serving.world import wait_until
 
@@ -58,6 +61,35 @@ def test_client_raises_what_the_scorer_refuses(url: str) -> None:
 def test_client_says_when_nobody_answers() -> None:
     with Scorer("http://127.0.0.1:1") as scorer, pytest.raises(ScorerUnavailable, match="nowrank up"):
         scorer.rank("ann")
+
+
+def test_async_client_ranks_and_sends_events(url: str) -> None:
+    async def scenario() -> None:
+        async with AsyncScorer(url, timeout_s=30) as scorer:
+            answers = await asyncio.gather(*(scorer.rank("ann", limit=limit) for limit in (1, 2, 3)))
+            assert [len(answer.items) for answer in answers] == [1, 2, 3]
+            assert (await scorer.send_events([click()])).accepted == 1
+            assert (await scorer.send_events([])).accepted == 0
+            assert (await scorer.health()).status == "ready"
+            with pytest.raises(InvalidRequest) as refused:
+                await scorer.rank("ann", "search")
+            assert (refused.value.reason, refused.value.field) == ("missing_field", "query")
+
+    asyncio.run(scenario())
+
+
+def test_the_front_door_leads_to_both_clients() -> None:
+    assert (nowrank.Scorer, nowrank.AsyncScorer, nowrank.RetryPolicy) == (Scorer, AsyncScorer, RetryPolicy)
+
+
+def test_rank_command_prints_rows(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rank", "--url", url, "--user", "ann", "--query", "far", "--groups", "--rows", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Titles for 'far'  [match]" in printed
+    assert "Related to 'far'  [related]" in printed
+    assert "[genre]" not in printed
+    assert main(["rank", "--url", url, "--user", "ann", "--source", "t1", "--groups"]) == 1
+    assert "more_like_this" in capsys.readouterr().err
 
 
 def test_rank_command_prints_a_table(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,213 @@
+"""A client's call is sent again when that may help, never longer than its deadline; both clients do the same."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from infra.errors import InvalidRequest, ScorerUnavailable, SettingsError
+from serving.calls import Call, health_call, rank_call
+from serving.client import AsyncScorer, Scorer
+from serving.contract import RankAnswer, Status, Taken
+from serving.retries import Outcome, RetryPolicy, Send, Wait, converse
+from streams.events import Click
+
+ANSWER = RankAnswer(
+    ranking_id="r",
+    model="m",
+    took_ms=1.0,
+    items=[],
+    status=Status(level="full", store="ok", model="ok", user="fresh"),
+    candidates=0,
+)
+AT_ONCE = RetryPolicy(first_wait_s=0.0)
+CLICK = Click(event_id=str(uuid.uuid4()), user_id="ann", item_id="t1", event_ts_ms=1)
+OK = msgspec.json.encode(ANSWER)
+
+
+class Scripted:
+    """A network that gives one prepared outcome after the other, and remembers what was sent."""
+
+    def __init__(self, *outcomes: httpx.Response | Exception) -> None:
+        self._outcomes = iter(outcomes)
+        self.sent: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.sent.append(request)
+        outcome = next(self._outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def ask_blocking(network: Scripted, method: str, *args: Any, retry: RetryPolicy = AT_ONCE, **more: Any) -> Any:
+    with Scorer("http://scorer", retry=retry, transport=httpx.MockTransport(network)) as scorer:
+        return getattr(scorer, method)(*args, **more)
+
+
+def ask_awaiting(network: Scripted, method: str, *args: Any, retry: RetryPolicy = AT_ONCE, **more: Any) -> Any:
+    async def once() -> Any:
+        async with AsyncScorer("http://scorer", retry=retry, transport=httpx.MockTransport(network)) as scorer:
+            return await getattr(scorer, method)(*args, **more)
+
+    return asyncio.run(once())
+
+
+@pytest.fixture(params=[ask_blocking, ask_awaiting], ids=["blocking", "awaiting"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """One call through either client."""
+    asking: Callable[..., Any] = request.param
+    return asking
+
+
+@pytest.mark.parametrize(
+    "first",
+    [httpx.ConnectError("refused"), httpx.RemoteProtocolError("gone"), 429, 503],
+    ids=["refused", "broken off", "429", "503"],
+)
+def test_ranking_is_asked_for_again_and_is_still_one_ranking(ask: Callable[..., Any], first: int | Exception) -> None:
+    network = Scripted(httpx.Response(first) if isinstance(first, int) else first, httpx.Response(200, content=OK))
+    assert ask(network, "rank", "ann") == ANSWER
+    bodies = [json.loads(request.content) for request in network.sent]
+    assert bodies[0]["id"] == bodies[1]["id"]
+
+
+def test_events_are_sent_again_with_the_same_ids(ask: Callable[..., Any]) -> None:
+    taken = Taken(accepted=1, rejected=[])
+    network = Scripted(httpx.Response(503), httpx.Response(200, content=msgspec.json.encode(taken)))
+    assert ask(network, "send_events", [CLICK]) == taken
+    assert network.sent[0].content == network.sent[1].content
+
+
+@pytest.mark.parametrize("code", [400, 422, 500, 504])
+def test_other_answers_are_final(ask: Callable[..., Any], code: int) -> None:
+    network = Scripted(httpx.Response(code))
+    with pytest.raises(InvalidRequest if code < 500 else ScorerUnavailable):
+        ask(network, "rank", "ann")
+    assert len(network.sent) == 1
+
+
+def test_scorer_that_is_slow_is_not_asked_again(ask: Callable[..., Any]) -> None:
+    network = Scripted(httpx.ReadTimeout("slow"))
+    with pytest.raises(ScorerUnavailable, match="in time"):
+        ask(network, "rank", "ann")
+    assert len(network.sent) == 1
+
+
+def test_attempts_are_limited_and_the_last_answer_is_told(ask: Callable[..., Any]) -> None:
+    network = Scripted(httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(429))
+    with pytest.raises(ScorerUnavailable, match="answered 429"):
+        ask(network, "rank", "ann")
+    assert len(network.sent) == 3
+
+
+def test_health_is_asked_for_once(ask: Callable[..., Any]) -> None:
+    network = Scripted(httpx.Response(503, content=b'{"status": "warming_up"}'))
+    assert ask(network, "health").status == "warming_up"
+
+
+def test_answer_of_something_else_is_no_answer(ask: Callable[..., Any]) -> None:
+    with pytest.raises(ScorerUnavailable, match="no scorer of this version"):
+        ask(Scripted(httpx.Response(200, content=b"<html>")), "rank", "ann")
+
+
+def test_deadline_of_the_call_goes_before_the_clients(ask: Callable[..., Any]) -> None:
+    network = Scripted(httpx.Response(200, content=OK), httpx.Response(200, content=OK))
+    ask(network, "rank", "ann", timeout_s=0.5)
+    ask(network, "rank", "ann")
+    own, usual = (request.extensions["timeout"]["read"] for request in network.sent)
+    assert own <= 0.5 < usual <= 2.0
+
+
+def test_awaiting_client_ends_at_its_deadline() -> None:
+    async def never(request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def scenario() -> None:
+        async with AsyncScorer("http://scorer", transport=httpx.MockTransport(never)) as scorer:
+            await scorer.rank("ann", timeout_s=0.05)
+
+    with pytest.raises(ScorerUnavailable, match="in time"):
+        asyncio.run(scenario())
+
+
+class Hand:
+    """Takes the steps of a call without a network and without time passing by itself."""
+
+    def __init__(self, policy: RetryPolicy, timeout_s: float, chance: float = 0.0) -> None:
+        self.now_s = 100.0
+        self.steps: list[Send | Wait] = []
+        self._policy, self._timeout_s, self._chance = policy, timeout_s, chance
+
+    def take(self, call: Call[Any], outcomes: Iterator[Outcome], each_s: float = 0.0) -> Any:
+        talk = converse(call, "http://scorer", self._policy, self._timeout_s, lambda: self.now_s, self._chance)
+        outcome: Outcome | None = None
+        try:
+            while True:
+                step = talk.send(outcome)
+                self.steps.append(step)
+                self.now_s += each_s if isinstance(step, Send) else step.wait_s
+                outcome = next(outcomes) if isinstance(step, Send) else None
+        except StopIteration as end:
+            return end.value
+
+
+RANK = rank_call("ann", "pre_query", None, 10, {})
+GET = httpx.Request("POST", "http://scorer/rank")
+
+
+def busy(**headers: str) -> httpx.Response:
+    return httpx.Response(503, headers={name.replace("_", "-"): value for name, value in headers.items()}, request=GET)
+
+
+def good() -> httpx.Response:
+    return httpx.Response(200, content=OK, request=GET)
+
+
+def test_waits_double_up_to_the_longest_and_are_spread() -> None:
+    policy = RetryPolicy(attempts=5, total_s=60, first_wait_s=1.0, longest_wait_s=3.0)
+    for chance, expected in ((0.0, [0.5, 1.0, 1.5, 1.5]), (0.5, [0.75, 1.5, 2.25, 2.25])):
+        hand = Hand(policy, 60, chance)
+        assert hand.take(RANK, iter([busy(), busy(), busy(), busy(), good()])) == ANSWER
+        assert [step.wait_s for step in hand.steps if isinstance(step, Wait)] == expected
+
+
+def test_retry_after_is_kept_when_the_deadline_allows_it() -> None:
+    hand = Hand(RetryPolicy(), 3.0)
+    assert hand.take(RANK, iter([busy(Retry_After="2"), good()]), each_s=0.25) == ANSWER
+    assert hand.steps == [Send(3.0), Wait(2.0), Send(0.75)]
+
+
+@pytest.mark.parametrize(("timeout_s", "total_s"), [(2.0, 60.0), (60.0, 2.0)], ids=["deadline", "total time"])
+def test_call_ends_at_once_when_the_wait_would_end_too_late(timeout_s: float, total_s: float) -> None:
+    hand = Hand(RetryPolicy(total_s=total_s), timeout_s)
+    with pytest.raises(ScorerUnavailable, match="answered 503"):
+        hand.take(RANK, iter([busy(Retry_After="2")]))
+    assert hand.steps == [Send(timeout_s)]
+
+
+@pytest.mark.parametrize("asked", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "soon", "", "²"])
+def test_retry_after_that_is_no_number_of_seconds_is_left_aside(asked: str) -> None:
+    hand = Hand(RetryPolicy(first_wait_s=0.5), 3.0)
+    headers = [(b"Retry-After", asked.encode())]
+    assert hand.take(RANK, iter([httpx.Response(503, headers=headers, request=GET), good()])) == ANSWER
+    assert hand.steps[1] == Wait(0.25)
+
+
+def test_one_attempt_is_no_repetition() -> None:
+    hand = Hand(RetryPolicy(attempts=1), 3.0)
+    with pytest.raises(ScorerUnavailable):
+        hand.take(RANK, iter([httpx.ConnectError("refused")]))
+    assert hand.steps == [Send(3.0)]
+    assert not health_call().is_repeatable
+
+
+def test_policy_that_never_sends_is_refused() -> None:
+    with pytest.raises(SettingsError, match="at least 1 attempt"):
+        RetryPolicy(attempts=0)
