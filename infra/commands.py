@@ -43,7 +43,7 @@ def _lines(values: Settings) -> list[str]:
         rows.append(
             (
                 variable,
-                _shown(spec.name, getattr(values, spec.name)),
+                _shown(spec.name, getattr(values, spec.name), is_secret=spec.metadata["is_secret"]),
                 str(spec.default) or "(empty)",
                 spec.metadata["doc"],
             )
@@ -52,8 +52,10 @@ def _lines(values: Settings) -> list[str]:
     return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
 
 
-def _shown(name: str, value: object) -> str:
+def _shown(name: str, value: object, *, is_secret: bool) -> str:
     text = str(value) or "(empty)"
-    if name == "redis":  # a terminal's scrollback is no place for a password
+    if is_secret and value:  # a terminal's scrollback is no place for a password
+        return "***"
+    if name == "redis":
         return ",".join("password=***" if part.startswith("password=") else part for part in text.split(","))
     return text

@@ -156,6 +156,19 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     MetricSpec("nowrank_scorer_near_cache_refreshes_total", "counter", "Item rows read again after an invalidation"),
     MetricSpec("nowrank_scorer_events_total", "counter", "Events taken by POST /events", ("result",)),
     MetricSpec("nowrank_scorer_rankings_total", "counter", "Rankings logged or dropped", ("result",)),
+    MetricSpec(
+        "nowrank_scorer_refused_total",
+        "counter",
+        "Requests and connections that were refused to protect the others",
+        ("reason",),
+    ),
+    MetricSpec("nowrank_scorer_connections", "gauge", "Open HTTP connections"),
+    MetricSpec("nowrank_scorer_unfinished_requests", "gauge", "Ranking requests that wait or are being answered"),
+    MetricSpec(
+        "nowrank_scorer_store_breaker_open",
+        "gauge",
+        "1 while requests do not wait for the online store, because it failed too often",
+    ),
     MetricSpec("nowrank_scorer_store_up", "gauge", "1 when the online store answered last time"),
     MetricSpec(
         "nowrank_scorer_model_loaded_timestamp_seconds",

@@ -20,8 +20,8 @@ STACK_LOCK = "stack.lock"
 STAGES = ("session", "target")
 
 
-def _setting(default: Any, doc: str) -> Any:
-    return field(default=default, metadata={"doc": doc})
+def _setting(default: Any, doc: str, *, is_secret: bool = False) -> Any:
+    return field(default=default, repr=not is_secret, metadata={"doc": doc, "is_secret": is_secret})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,34 @@ class Settings:
         "", "model variants in an experiment and their shares of the users, such as `challenger=0.1`; empty: none"
     )
     experiment_salt: str = _setting("", "what users are assigned by, beside their ids; another salt draws them anew")
+    rank_max_unfinished: int = _setting(
+        128, "most ranking requests that are unfinished at once; what comes on top is refused with 503"
+    )
+    rank_queue_ms: int = _setting(
+        200, "longest expected wait of a ranking request for those before it; when it would be longer, 503"
+    )
+    store_failures: int = _setting(
+        5, "after so many failed reads of the online store in a row, within 10 s, requests do not wait for it any more"
+    )
+    store_pause_ms: int = _setting(500, "time from one look at a store that fails to the next, by one request")
+    max_connections: int = _setting(
+        512, "most HTTP connections of one scorer; when one more comes, the oldest that waits for its client is cut"
+    )
+    transfer_timeout_s: float = _setting(
+        10.0, "longest time for a request's headers to come, for its body, and for its answer to be taken"
+    )
+    api_token: str = _setting(
+        "",
+        "tokens of the scorer's callers, separated by commas; set, `/rank`, `/events` and `/items` need "
+        "`Authorization: Bearer TOKEN`; clients send the first",
+        is_secret=True,
+    )
+    admin_token: str = _setting(
+        "", "the operator's token for the scorer's `/admin/...`; empty: there are no such routes", is_secret=True
+    )
+    rate_limit: float = _setting(
+        0.0, "requests a second of one caller (a token, else an address) to `/rank`, `/events`, `/items`; 0: no limit"
+    )
     artifact_dir: str = _setting("", "folder of the model artifact; empty: `<state_dir>/artifact`")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 

@@ -6,7 +6,8 @@ Enters: HTTP requests. Leaves: JSON from the contract's types; every error is a 
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 
 import msgspec
@@ -21,9 +22,13 @@ from starlette.types import Lifespan
 
 from infra.errors import BadInput, BrokerUnavailable
 from infra.metrics import Metrics
-from serving.bodies import MAX_EVENTS_BYTES, MAX_RANK_BYTES, read_body
+from infra.settings import Settings
+from serving.access import Access, RateLimit, Tokens
+from serving.admin import Admin
+from serving.admission import Admission, Gate, Limits
+from serving.bodies import MAX_EVENTS_BYTES, MAX_RANK_BYTES, BodyReader
 from serving.contract import Health, Taken, decode_rank_request
-from serving.guard import Guard
+from serving.guard import USER_IDS, Guard
 from serving.intake import Intake
 from serving.openapi import openapi_document
 from serving.problems import http_problem, input_problem, make_problem, problem_response
@@ -32,6 +37,7 @@ from serving.rank import Ranker
 log = logging.getLogger(__name__)
 
 JSON_TYPE = "application/json"
+UNREAD = {"oversized", "slow_body", "overloaded"}
 # The documentation page is one file of ours: it may run its own script and talk to this scorer, and nothing else.
 DOCS_HEADERS = {
     "Content-Security-Policy": (
@@ -42,7 +48,7 @@ DOCS_HEADERS = {
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Api:
     """The routes and what they need."""
 
@@ -50,19 +56,34 @@ class Api:
     intake: Intake
     metrics: Metrics
     health: Callable[[], Health]
+    settings: Settings = field(default_factory=Settings)
+    reload: Callable[[], Awaitable[None]] | None = None
+
+    @cached_property
+    def bodies(self) -> BodyReader:
+        """Reads every request's body."""
+        return BodyReader(self.settings.transfer_timeout_s)
 
     async def rank(self, request: Request) -> Response:
         """POST /rank"""
-        answer = await self.ranker.rank(decode_rank_request(await read_body(request, MAX_RANK_BYTES)))
+        question = decode_rank_request(await self.bodies.read(request, MAX_RANK_BYTES))
+        request.scope[USER_IDS] = [question.user_id]
+        answer = await self.ranker.rank(question)
         return Response(_encode(answer), media_type=JSON_TYPE)
 
     async def events(self, request: Request) -> Response:
         """POST /events"""
-        return _taken(await self.intake.take_events(await read_body(request, MAX_EVENTS_BYTES)))
+        return _taken(await self.intake.take_events(await self.bodies.read(request, MAX_EVENTS_BYTES)))
 
     async def items(self, request: Request) -> Response:
         """POST /items"""
-        return _taken(await self.intake.take_items(await read_body(request, MAX_EVENTS_BYTES)))
+        return _taken(await self.intake.take_items(await self.bodies.read(request, MAX_EVENTS_BYTES)))
+
+    async def reload_model(self) -> Health:
+        """Look for a new model now; what answers afterwards."""
+        if self.reload is not None:
+            await self.reload()
+        return self.health()
 
     async def live(self, request: Request) -> Response:
         """GET /health/live: the process answers."""
@@ -88,6 +109,7 @@ class Api:
 
 def build_app(api: Api, lifespan: Lifespan[Starlette]) -> Starlette:
     """The ASGI application."""
+    admin = Admin(Tokens(api.settings.admin_token), api.bodies, api.reload_model)
     endpoints: dict[str, tuple[str, Callable[[Request], Awaitable[Response]]]] = {
         "/rank": ("POST", api.rank),
         "/events": ("POST", api.events),
@@ -97,10 +119,18 @@ def build_app(api: Api, lifespan: Lifespan[Starlette]) -> Starlette:
         "/metrics": ("GET", api.expose_metrics),
         "/openapi.json": ("GET", api.openapi),
         "/docs": ("GET", api.docs),
+        "/admin/log-level": ("POST", admin.log_level),
+        "/admin/reload": ("POST", admin.reload),
     }
+    tokens = Tokens(api.settings.api_token)
+    gate = Gate(Limits(api.settings.rank_max_unfinished, api.settings.rank_queue_ms / 1000), api.metrics)
     return Starlette(
         routes=[Route(path, endpoint, methods=[method]) for path, (method, endpoint) in endpoints.items()],
-        middleware=[Middleware(Guard, metrics=api.metrics, routes=frozenset(endpoints))],
+        middleware=[
+            Middleware(Guard, metrics=api.metrics, routes=frozenset(endpoints)),
+            Middleware(Access, tokens=tokens, rate_limit=RateLimit(api.settings.rate_limit), metrics=api.metrics),
+            Middleware(Admission, gate=gate, metrics=api.metrics),
+        ],
         exception_handlers={
             HTTPException: _http_error,
             BadInput: _bad_input,
@@ -126,8 +156,8 @@ def _taken(taken: Taken) -> Response:
 
 async def _bad_input(request: Request, error: Exception) -> Response:
     assert isinstance(error, BadInput)
-    # What was not read of an oversized body would be taken for the next request.
-    return problem_response(input_problem(error), {"Connection": "close"} if error.reason == "oversized" else None)
+    # What was not read of such a body would be taken for the next request.
+    return problem_response(input_problem(error), {"Connection": "close"} if error.reason in UNREAD else None)
 
 
 async def _no_broker(request: Request, error: Exception) -> Response:

@@ -36,20 +36,34 @@ class ArtifactWatch:
         self._scorer = scorer
         self._metrics = metrics
         self._seen: tuple[int, int] | None = None
+        self._was_refused = False
+        self._looking = asyncio.Lock()
 
     async def look(self) -> None:
         """Load the artifact when it is another one than last time; encode the titles again when they have changed."""
+        async with self._looking:
+            await self._look()
+
+    async def look_again(self) -> None:
+        """The same now, and also at an artifact that was refused when it was seen last."""
+        async with self._looking:
+            if self._was_refused:
+                self._seen = None
+            await self._look()
+
+    async def _look(self) -> None:
         stamp = _stamp(self._path / CARD)
         if stamp is not None and stamp != self._seen:
             self._seen = stamp
-            await self._load()
+            self._was_refused = not await self._load()
         model = self._scorer.models.get(self._variant)
         if model is not None and model.encoded_version != self._scorer.library.content_version:
             version = self._scorer.library.content_version
             model.encoded = await asyncio.to_thread(model.artifact.encode_items, self._scorer.library.table)
             model.encoded_version = version
 
-    async def _load(self) -> None:
+    async def _load(self) -> bool:
+        """True when the artifact answers from now on."""
         library = self._scorer.library
         try:
             artifact = await asyncio.to_thread(load_artifact, self._path)
@@ -59,14 +73,15 @@ class ArtifactWatch:
             self._warm_up(model)
         except NowrankError as error:
             log.error("the artifact of %s is refused, %s stays: %s", self._variant, self._version, error)
-            return
+            return False
         except Exception:
             log.exception("the artifact in %s is refused, %s stays", self._path, self._version)
-            return
+            return False
         self._scorer.models[self._variant] = model
         if self._variant == DEFAULT:
             self._metrics.set("nowrank_scorer_model_loaded_timestamp_seconds", now_ms() / 1000)
         log.info("model %s answers for %s from now on", artifact.version, self._variant)
+        return True
 
     @property
     def _version(self) -> str:

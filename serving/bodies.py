@@ -4,6 +4,7 @@ Enters: a request's stream. Leaves: bytes, or the JSON values of an array, of li
 API.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ from serving.contract import Rejected, decode_json
 MAX_RANK_BYTES = 1024 * 1024
 MAX_EVENTS_BYTES = 8 * 1024 * 1024
 MAX_EVENTS = 10_000
+MAX_READING_BYTES = 256 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -27,19 +29,43 @@ class Parsed(NamedTuple):
     rejected: list[Rejected]
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The body; raises `InvalidRequest` (`oversized`, `empty`), for a declared length before anything is read."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        raise _oversized(f"the body has {declared} bytes", limit_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise _oversized("the body goes on", limit_bytes)
-    if not body.strip():
-        raise InvalidRequest("empty", "the body is empty; send JSON")
-    return bytes(body)
+class BodyReader:
+    """Reads bodies, each within `timeout_s`, and all that are being read within MAX_READING_BYTES."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._reading_bytes = 0
+
+    async def read(self, request: Request, limit_bytes: int) -> bytes:
+        """The body; raises `InvalidRequest` (`oversized`, `empty`, `slow_body`, `overloaded`).
+
+        For a declared length before anything is read.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit_bytes:
+            raise _oversized(f"the body has {declared} bytes", limit_bytes)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._collect(request, limit_bytes)
+        except TimeoutError as error:
+            raise InvalidRequest("slow_body", f"the body did not come within {self._timeout_s:g} s") from error
+        if not body.strip():
+            raise InvalidRequest("empty", "the body is empty; send JSON")
+        return bytes(body)
+
+    async def _collect(self, request: Request, limit_bytes: int) -> bytearray:
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                self._reading_bytes += len(chunk)
+                if len(body) > limit_bytes:
+                    raise _oversized("the body goes on", limit_bytes)
+                if self._reading_bytes > MAX_READING_BYTES:
+                    raise InvalidRequest("overloaded", "too many large bodies come at once; try again")
+        finally:
+            self._reading_bytes -= len(body)
+        return body
 
 
 def parse_many(body: bytes, convert: Callable[[Any], T]) -> Parsed:

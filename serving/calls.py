@@ -19,6 +19,7 @@ from streams.events import Event, TaskName, encode_event
 
 JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
+TRY_AGAIN = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 T = TypeVar("T")
 
 
@@ -94,9 +95,9 @@ def _decode(response: httpx.Response, kind: type[T]) -> T:
 
 
 def _refusal(response: httpx.Response) -> InvalidRequest | ScorerUnavailable:
-    """What an answer other than 200 means: the caller's mistake, or a scorer that cannot (429 and 5xx)."""
+    """What an answer other than 200 means: the caller's mistake, or a scorer that cannot (408, 429 and 5xx)."""
     problem = _problem(response)
-    if response.is_client_error and response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+    if response.is_client_error and response.status_code not in TRY_AGAIN:
         return InvalidRequest(problem.type.rpartition(":")[2].replace("-", "_"), problem.detail, problem.field)
     return ScorerUnavailable(f"the scorer at {_origin(response)} answered {response.status_code}: {problem.detail}")
 

@@ -37,12 +37,13 @@ class Scorer:
         self,
         url: str | None = None,
         *,
+        token: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         connections: int = DEFAULT_CONNECTIONS,
         retry: RetryPolicy | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`url` None means the settings' `scorer_url`, or the running embedded stack's.
+        """`url` None means the settings' `scorer_url`, or the running embedded stack's; `token` None their first one.
 
         `timeout_s` is the deadline of a call with all its repetitions; each sending gets what is left of it, for
         connecting and again for each read. `transport` stands in for the network in tests. Raises `ScorerUnavailable`
@@ -52,7 +53,11 @@ class Scorer:
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
         self._http = httpx.Client(
-            base_url=self.url, limits=_limits(connections), trust_env=False, transport=transport
+            base_url=self.url,
+            limits=_limits(connections),
+            trust_env=False,
+            transport=transport,
+            headers=_credentials(token),
         )  # trust_env: a proxy of the environment is for the internet, not for a scorer next door
 
     def rank(
@@ -131,6 +136,7 @@ class AsyncScorer:
         self,
         url: str | None = None,
         *,
+        token: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         connections: int = DEFAULT_CONNECTIONS,
         retry: RetryPolicy | None = None,
@@ -141,7 +147,11 @@ class AsyncScorer:
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
         self._http = httpx.AsyncClient(
-            base_url=self.url, limits=_limits(connections), trust_env=False, transport=transport
+            base_url=self.url,
+            limits=_limits(connections),
+            trust_env=False,
+            transport=transport,
+            headers=_credentials(token),
         )
 
     async def rank(
@@ -212,6 +222,12 @@ def _known_url(url: str | None) -> str:
             "no scorer is known: start one with `nowrank up`, or set NOWRANK_SCORER_URL=http://host:port"
         )
     return known
+
+
+def _credentials(token: str | None) -> dict[str, str]:
+    """The header that names the caller; None means the settings' first token, if they have one."""
+    token = load_settings().api_token.partition(",")[0].strip() if token is None else token
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _limits(connections: int) -> httpx.Limits:

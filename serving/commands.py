@@ -4,20 +4,20 @@ Enters: parsed arguments. Leaves: an exit code. Called by `nowrank scorer` and `
 """
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
 
 import msgspec
 
-from infra.errors import SettingsError
+from infra.errors import ScorerUnavailable, SettingsError
 from infra.logs import configure_logs
 from infra.settings import load_settings
 from serving.contract import DEFAULT_PER_ROW, DEFAULT_ROWS
 from streams.events import TaskName
 
 DEFAULT_PORT = 8080
-KEEP_ALIVE_S = 30
 
 
 def scorer_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def scorer(args: argparse.Namespace) -> int:
     """Run the scorer until it is told to end."""
     import uvicorn
 
+    from serving.connections import server_config
     from serving.process import ScorerProcess
 
     settings = load_settings()
@@ -45,18 +46,13 @@ def scorer(args: argparse.Namespace) -> int:
     if not 0 < port < 65536:
         raise SettingsError(f"the port is {port}; it must be between 1 and 65535")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn ends in good order, then raises the signal again
-    uvicorn.run(
-        ScorerProcess(settings).app,
-        host=args.host or settings.scorer_host,
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=5,
-    )
+    process = ScorerProcess(settings)
+    host = args.host or settings.scorer_host
+    server = uvicorn.Server(server_config(process.app, settings, process.metrics, host=host, port=port))
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
+        server.run()
+    if not server.started:
+        raise ScorerUnavailable("the scorer could not start; the lines before say why")
     return 0
 
 

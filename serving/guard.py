@@ -9,9 +9,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.metrics import Metrics
+from infra.redaction import describe_failure
 from serving.problems import http_problem, problem_response
 
 CLIENT_GONE = 499
+# Where a route that takes a body puts the ids of the users whom it concerns; without them the log does not hear what an
+# exception says, which may be anything that was sent.
+USER_IDS = "nowrank.user_ids"
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +45,9 @@ class Guard:
             await self._app(scope, receive, send_and_note)
         except ClientDisconnect:
             code = CLIENT_GONE
-        except Exception:
-            log.exception("a request to %s failed", route)
+        except Exception as error:  # noqa: BLE001 - a process must outlive any one request
+            user_ids = scope.get(USER_IDS, None if scope["method"] == "POST" else ())
+            log.error("a request to %s failed\n%s", route, describe_failure(error, user_ids))
             if code == 0:
                 response = problem_response(http_problem(500, "the scorer failed to answer; its log says why"))
                 await response(scope, receive, send_and_note)

@@ -11,11 +11,19 @@ from typing import Any
 import msgspec
 
 from features.catalogue import Item
+from serving.admin import LogLevel
 from serving.bodies import MAX_EVENTS, MAX_EVENTS_BYTES, MAX_RANK_BYTES
 from serving.contract import Health, Problem, RankAnswer, RankRequest, Taken
 from streams.events import Click, Play, Thumb
 
-_TYPES = (RankRequest, RankAnswer, Play, Click, Thumb, Item, Taken, Health, Problem)
+_TYPES = (RankRequest, RankAnswer, Play, Click, Thumb, Item, Taken, Health, Problem, LogLevel)
+# `{}`: a scorer whose settings hold no token takes everybody's requests.
+_CALLER: list[dict[str, list[str]]] = [{"caller": []}, {}]
+_OPERATOR: list[dict[str, list[str]]] = [{"operator": []}]
+_SECURITY_SCHEMES = {
+    "caller": {"type": "http", "scheme": "bearer", "description": "one of `NOWRANK_API_TOKEN`, where it is set"},
+    "operator": {"type": "http", "scheme": "bearer", "description": "`NOWRANK_ADMIN_TOKEN`"},
+}
 _EXAMPLES: dict[str, Any] = {
     "rank": {"user_id": "u1", "task": "search", "query": "star w", "country": "DE", "limit": 10},
     "events": {
@@ -55,8 +63,10 @@ def openapi_document() -> dict[str, Any]:
                 "get": _get("openapi", "This document", {"200": _text("OpenAPI 3.1", "application/json")})
             },
             "/docs": {"get": _get("docs", "This document for people", {"200": _text("A page", "text/html")})},
+            "/admin/log-level": {"post": _log_level()},
+            "/admin/reload": {"post": _reload()},
         },
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": _SECURITY_SCHEMES},
     }
 
 
@@ -71,7 +81,11 @@ def _rank() -> dict[str, Any]:
             f"most {MAX_RANK_BYTES} bytes."
         ),
         "requestBody": _body({"application/json": {"schema": _ref(RankRequest), "example": _EXAMPLES["rank"]}}),
-        "responses": {"200": _json("Titles, the best first", RankAnswer), **_problems(400, 413, 422, 500)},
+        "responses": {
+            "200": _json("Titles, the best first", RankAnswer),
+            **_problems(400, 401, 408, 413, 422, 429, 500, 503),
+        },
+        "security": _CALLER,
     }
 
 
@@ -97,7 +111,32 @@ def _intake(name: str, summary: str, types: list[type]) -> dict[str, Any]:
                 "application/x-ndjson": {"schema": {"type": "string"}},
             }
         ),
-        "responses": {"200": _json("What was accepted and what was not", Taken), **_problems(400, 413, 422, 500, 503)},
+        "responses": {
+            "200": _json("What was accepted and what was not", Taken),
+            **_problems(400, 401, 408, 413, 422, 429, 500, 503),
+        },
+        "security": _CALLER,
+    }
+
+
+def _log_level() -> dict[str, Any]:
+    return {
+        "operationId": "log_level",
+        "tags": ["operation"],
+        "summary": "Change how much the scorer logs, until it ends",
+        "requestBody": _body({"application/json": {"schema": _ref(LogLevel), "example": {"level": "DEBUG"}}}),
+        "responses": {"200": _json("What is in force", LogLevel), **_problems(400, 401, 403, 404, 408, 422)},
+        "security": _OPERATOR,
+    }
+
+
+def _reload() -> dict[str, Any]:
+    return {
+        "operationId": "reload",
+        "tags": ["operation"],
+        "summary": "Look for a new model now",
+        "responses": {"200": _json("What answers from now on", Health), **_problems(401, 403, 404)},
+        "security": _OPERATOR,
     }
 
 
@@ -120,10 +159,15 @@ def _text(description: str, media_type: str) -> dict[str, Any]:
 def _problems(*codes: int) -> dict[str, Any]:
     descriptions = {
         400: "Not JSON, or empty",
+        401: "The token is missing or wrong",
+        403: "The token is not the operator's",
+        404: "The operator's routes are off",
+        408: "The body did not come in time",
         413: "Too large",
         422: "A field is missing or breaks its rule",
+        429: "More requests than this caller may send; try again after `Retry-After`",
         500: "The scorer failed",
-        503: "The broker does not answer; try again after `Retry-After`",
+        503: "The scorer is overloaded, or the broker does not answer; try again after `Retry-After`",
     }
     content = {"application/problem+json": {"schema": _ref(Problem)}}
     return {str(code): {"description": descriptions[code], "content": content} for code in codes}

@@ -23,6 +23,10 @@ _REASONS = {
     "unknown_field": (HTTPStatus.UNPROCESSABLE_ENTITY, "A field is unknown"),
     "all_rejected": (HTTPStatus.UNPROCESSABLE_ENTITY, "Nothing was accepted"),
     "unavailable": (HTTPStatus.SERVICE_UNAVAILABLE, "The broker does not answer"),
+    "slow_body": (HTTPStatus.REQUEST_TIMEOUT, "The body did not come in time"),
+    "unauthorized": (HTTPStatus.UNAUTHORIZED, "The request carries no token, or a wrong one"),
+    "rate_limited": (HTTPStatus.TOO_MANY_REQUESTS, "The caller asks too often"),
+    "overloaded": (HTTPStatus.SERVICE_UNAVAILABLE, "The scorer is overloaded"),
 }
 _FIELD_RULE = (HTTPStatus.UNPROCESSABLE_ENTITY, "A field breaks its rule")
 

@@ -17,6 +17,7 @@ from infra.metrics import Metrics
 from infra.settings import Settings
 from serving.api import Api, build_app
 from serving.artifact_watch import ArtifactWatch
+from serving.breaker import Breaker, BreakerRule
 from serving.contract import Health
 from serving.experiments import artifact_folder, parse_experiment
 from serving.intake import Intake
@@ -48,7 +49,11 @@ class ScorerProcess:
         self.metrics = Metrics("scorer")
         self.library = Library(self.metrics)
         self.scorer = Scorer(self.library)
-        self._store = StoreReader(settings.redis, settings.feast_project)
+        self._store = StoreReader(
+            settings.redis,
+            settings.feast_project,
+            Breaker(BreakerRule(settings.store_failures, pause_s=settings.store_pause_ms / 1000), self._note_breaker),
+        )
         self._rankings = RankingsLog(settings, self.metrics)
         self._intake = Intake(settings, self.metrics)
         experiment = parse_experiment(settings)
@@ -70,7 +75,8 @@ class ScorerProcess:
             ordering,
             experiment,
         )
-        self.app = build_app(Api(ranker, self._intake, self.metrics, self.health), self._lifespan)
+        api = Api(ranker, self._intake, self.metrics, self.health, settings, self._look_again)
+        self.app = build_app(api, self._lifespan)
 
     def health(self) -> Health:
         """What the process can answer with now."""
@@ -147,6 +153,10 @@ class ScorerProcess:
         for watch in self._watches:
             await watch.look()
 
+    async def _look_again(self) -> None:
+        for watch in self._watches:
+            await watch.look_again()
+
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
@@ -159,6 +169,9 @@ class ScorerProcess:
     def _note_store(self, is_up: bool) -> None:
         self._store_is_up = is_up
         self.metrics.set("nowrank_scorer_store_up", float(is_up))
+
+    def _note_breaker(self, is_open: bool) -> None:
+        self.metrics.set("nowrank_scorer_store_breaker_open", float(is_open))
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:

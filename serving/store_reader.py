@@ -15,6 +15,7 @@ from features.spec import DType
 from features.top_targets import TopTargetsState
 from features.user import UserState
 from infra.errors import StoreTimeout, StoreUnavailable
+from serving.breaker import Breaker
 from serving.redis_link import Command, RedisLink
 
 MAX_REMEMBERED = 2_000
@@ -48,9 +49,10 @@ class RowsRead:
 class StoreReader:
     """Reads rows; remembers the long-term part of the members seen last, for when the store does not answer."""
 
-    def __init__(self, connection_string: str, project: str) -> None:
+    def __init__(self, connection_string: str, project: str, breaker: Breaker | None = None) -> None:
         self._link = RedisLink(connection_string) if connection_string else None
         self._project = project
+        self._breaker = Breaker() if breaker is None else breaker
         self._remembered: OrderedDict[str, bytes] = OrderedDict()
 
     async def read(self, keys: RowKeys, now_ms: int, timeout_s: float) -> RowsRead:
@@ -63,7 +65,8 @@ class StoreReader:
         if self._link is None:
             return self._remembered_rows(keys.user_id, "missing")
         try:
-            replies = await self._link.execute(commands, timeout_s)
+            with self._breaker.call():
+                replies = await self._link.execute(commands, timeout_s)
         except StoreTimeout:
             return self._remembered_rows(keys.user_id, "timeout")
         except StoreUnavailable:

@@ -16,6 +16,7 @@ from kafka.errors import KafkaError
 
 from infra.clock import monotonic_s, now_ms
 from infra.errors import BrokerUnavailable, InvalidEvent, NowrankError
+from infra.redaction import hide_value
 from infra.settings import Settings
 from streams.events import decode_record, to_engagement
 from streams.log_ends import read_log_ends
@@ -51,7 +52,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
             offset=record.offset,
             broker_ts_ms=record.broker_ts_ms,
             reason=reason,
-            message=message[:1000],
+            message=hide_value(message)[:1000],
             value=base64.b64encode(record.value or b"").decode(),
         )
 

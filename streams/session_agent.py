@@ -20,6 +20,7 @@ from features.user import Folded, fold_user
 from infra.clock import monotonic_s, now_ms
 from infra.errors import InvalidEvent
 from infra.metrics import Metrics
+from infra.redaction import hide_ids
 from streams.checkpoints import Checkpoint, encode_checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta
@@ -128,7 +129,8 @@ class SessionStage:
             try:
                 folded = _fold_into(row, one)
             except Exception as error:  # noqa: BLE001 - whatever breaks a fold is a property of the record: a dead letter, not a crash loop
-                return [], [], (one, DeadLetter.of(one.record, "poison", f"{type(error).__name__}: {error}"))
+                said = hide_ids(f"{type(error).__name__}: {error}", [one.engagement.user_id])
+                return [], [], (one, DeadLetter.of(one.record, "poison", said))
             if folded is None or folded.duplicate:
                 self._metrics.count("nowrank_worker_duplicates_total", stage=STAGE)
             if folded is not None:

@@ -52,6 +52,8 @@ ROUTES = {
     "/metrics",
     "/openapi.json",
     "/docs",
+    "/admin/log-level",
+    "/admin/reload",
     "unknown",
 }
 VIEWS = {"session", "item", "query", "source_item", "country"}

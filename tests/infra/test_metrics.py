@@ -14,7 +14,7 @@ from tests.infra.watched import ROOT, SPECS
 
 # No label for an id, a query or a title; what these carry on a live stack is checked by test_watching.py.
 CLOSED_LABELS = {"code", "result", "route", "status"}  # of HTTP and of what became of something
-CLOSED_LABELS |= {"entity", "kind", "phase", "reason", "source", "stage", "step", "task", "topic", "view"}
+CLOSED_LABELS |= {"entity", "kind", "phase", "reason", "source", "stage", "step", "task", "topic", "variant", "view"}
 METHOD_OF_KIND = {"counter": "count", "gauge": "set", "histogram": "observe"}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 from kafka import KafkaConsumer
+from starlette.applications import Starlette
 
 from features.catalogue import Item
 from features.engagement import Coordinate, Engagement, Kind, Thumb
@@ -21,7 +22,9 @@ from features.online_store import FencedStore, Row
 from features.rows import FOLDS, TARGET_FAMILIES, USER, RowFamily
 from features.user import UserState, fold_user
 from infra.clock import now_ms
+from infra.metrics import Metrics
 from infra.settings import Settings
+from serving.connections import server_config
 from serving.process import ScorerProcess
 from streams.events import Ranking, decode_record
 from streams.topics import CLICKS, PLAYS, RANKINGS, THUMBS
@@ -115,18 +118,23 @@ def fill(world: World) -> None:
 def running_scorer(settings: Settings) -> Iterator[tuple[ScorerProcess, httpx.Client]]:
     """A scorer behind a real HTTP server on a free port, and a client of it; ready when the block begins."""
     process = ScorerProcess(settings)
+    with running_app(process.app, settings, process.metrics) as client:
+        yield process, client
+
+
+@contextlib.contextmanager
+def running_app(app: Starlette, settings: Settings, metrics: Metrics) -> Iterator[httpx.Client]:
+    """An app behind a real HTTP server on a free port; its client, once the app is ready."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(
-            uvicorn.Config(process.app, loop="uvloop", http="httptools", access_log=False, log_config=None)
-        )
+        server = uvicorn.Server(server_config(app, settings, metrics))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             with httpx.Client(base_url=url, trust_env=False, timeout=30.0) as client:
                 wait_until(lambda: server.started and client.get("/health/ready").status_code == 200)
-                yield process, client
+                yield client
         finally:
             server.should_exit = True
             thread.join(timeout=20)

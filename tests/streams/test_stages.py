@@ -17,6 +17,7 @@ from features.rows import COUNTRY, FOLDS, ITEM, QUERY, SOURCE_ITEM, TARGET_FAMIL
 from features.user import UserState, fold_user
 from infra.errors import StoreFenced
 from infra.metrics import Metrics
+from infra.redaction import hash_id
 from infra.settings import Settings
 from streams.checkpoints import decode_checkpoints
 from streams.dead_letters import DeadLetter
@@ -314,7 +315,7 @@ def test_a_record_that_breaks_a_fold_is_a_dead_letter_and_its_neighbours_are_fol
 
     def breaks_on_i9(state: UserState, coordinate: Coordinate, engagement: object) -> object:
         if engagement.item_id == "i9":  # type: ignore[attr-defined]
-            raise ZeroDivisionError("a fold with a bug")
+            raise ZeroDivisionError(f"a fold with a bug, for {engagement.user_id}")  # type: ignore[attr-defined]
         return fold_user(state, coordinate, engagement)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stage_1, "fold_user", breaks_on_i9)
@@ -324,5 +325,6 @@ def test_a_record_that_breaks_a_fold_is_a_dead_letter_and_its_neighbours_are_fol
         )
     work(settings, logs)
     assert [letter.reason for letter in logs.dead] == ["poison"]
+    assert [letter.message for letter in logs.dead] == [f"ZeroDivisionError: a fold with a bug, for {hash_id('u1')}"]
     [user] = read_states(redis_client, PROJECT, [(USER, "u1")])
     assert [moment.item_id for moment in user.recent] == ["i1", "i2"]
