@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 DEMO_ARGUMENTS := $(if $(JSON),--json "$(JSON)") $(if $(KEEP),--keep)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check slow-tests faults soak bench-streams fmt docs golden up down status lock clean
+.PHONY: help install demo test check slow-tests faults soak bench-streams bench-serving fmt docs golden up down status lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ soak: $(INSTALLED) ## a steady load for SECONDS=180: memory and lag must stay fl
 
 bench-streams: $(INSTALLED) ## the stream workers' speed as ratios to named baselines; about ten minutes
 	$(BIN)/python -m benchmarks.streams $(if $(JSON),--json "$(JSON)")
+
+bench-serving: $(INSTALLED) ## the scorer's speed as ratios to its floor and to a straightforward scorer; about five minutes
+	$(BIN)/python -m benchmarks.serving $(if $(JSON),--json "$(JSON)")
 
 fmt: $(INSTALLED) ## format the code and fix what can be fixed
 	$(BIN)/ruff format .

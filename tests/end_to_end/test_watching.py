@@ -70,12 +70,13 @@ SOURCES = {
     "new",
     "pinned",
 }
+REFUSED = {"full", "queue", "token", "rate_limit", "connections", "large_headers", "slow_headers", "slow_reader"}
 CLOSED_VALUES = {
     "code": STATUS_CODES,
     "entity": {family.name for family in FAMILIES},
     "kind": {kind.name.lower() for kind in Kind},
     "phase": {"store", "candidates", "features", "model", "rules", "answer"},
-    "reason": set(REASONS),
+    "reason": {*REASONS, *REFUSED},
     "result": {"accepted", "rejected", "lost", "logged", "dropped", "seen"},
     "route": ROUTES,
     "source": SOURCES,

@@ -51,6 +51,7 @@ def test_model_appears_is_replaced_and_a_damaged_one_is_refused(
         assert version(client) == second
 
 
+@pytest.mark.slow
 def test_answers_during_swaps_are_all_given_and_each_by_one_model(world_settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     kept = [tmp_path / f"kept-{seed}" for seed in range(3)]

@@ -41,6 +41,7 @@ def test_wrong_store_address_is_a_poorer_answer(lonely_settings: Settings, artif
         assert metric(client, "nowrank_scorer_store_up") == 0
 
 
+@pytest.mark.slow
 def test_absent_broker_does_not_touch_rankings(lonely_settings: Settings, world_settings: Settings) -> None:
     settings = replace(world_settings, kafka=NOBODY_THERE, state_dir=lonely_settings.state_dir)
     with running_scorer(settings) as (_, client):

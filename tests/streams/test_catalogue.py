@@ -127,6 +127,7 @@ def test_a_follower_sees_new_changed_and_removed_titles(topics: Settings) -> Non
     assert follower.ready
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_never_raises_in_the_follower() -> None:
     settings = Settings(kafka=f"127.0.0.1:{free_port()}")
     with pytest.raises(BrokerUnavailable):

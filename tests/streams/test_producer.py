@@ -135,6 +135,7 @@ def test_no_address_at_all_says_what_to_do() -> None:
         Producer(Settings(kafka=""))
 
 
+@pytest.mark.slow
 @needs_proc
 def test_what_a_stopped_broker_did_not_acknowledge_is_named_by_position(stopped_broker: tuple[str, int]) -> None:
     address, pid = stopped_broker
@@ -166,6 +167,7 @@ def test_a_producer_sends_again_once_a_broker_that_forgot_it_is_back(tmp_path: P
         assert tries > 0
 
 
+@pytest.mark.slow
 @needs_proc
 def test_an_error_inside_the_block_is_not_hidden_by_a_failed_delivery(stopped_broker: tuple[str, int]) -> None:
     address, pid = stopped_broker

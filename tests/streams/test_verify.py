@@ -241,6 +241,7 @@ def test_the_command_prints_a_table_and_ends_with_the_verdict(
     assert {one["key"] for one in json.loads(capsys.readouterr().out)["differences"]} == {"u1", "u2"}
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_is_said_so(folded: World) -> None:
     with pytest.raises(BrokerUnavailable, match="no broker answers"):
         verify_store(replace(folded.settings, kafka="127.0.0.1:1"), quiet)

@@ -1,0 +1,44 @@
+"""The model that the serving benchmark scores with: UniCoRn over MovieLens-100k, trained briefly and kept.
+
+Enters: a log, a folder. Leaves: an artifact with the network's weights beside its graphs. Called by `serving.py`; the
+weights are read by `baselines/sdk_scorer.py`. What a ranking costs does not depend on how well it was trained.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from infra.errors import ArtifactInvalid, SchemaMismatch
+from model import train
+from model.artifact import load_artifact
+from model.config import TrainConfig
+from model.export import write_graphs
+from model.unicorn import Unicorn
+from streams.labels import Log
+
+WEIGHTS = "weights.pt"
+BUDGET_S = 60.0
+BRIEF = replace(TrainConfig(), train_labels=4_000, middle_labels=800, calibration_labels=200, epochs=1)
+
+
+def get_model(folder: Path, log: Log, labels: int, say: Callable[[str], None]) -> Path:
+    """The artifact trained on the newest `labels` of the log; trained only when the folder holds none that fits."""
+    path = folder / f"artifact-{labels}"
+    try:
+        say(f"the model of an earlier run: {load_artifact(path).version}")
+    except (ArtifactInvalid, SchemaMismatch):
+        say(f"training on {labels:,} labels, at most {BUDGET_S:.0f} s and one epoch")
+        newest = Log(log.items, log.labels[-labels:], log.shift_ms)
+        with patch.object(train, "write_graphs", write_with_weights):
+            report = train.train_on_log(newest, path, config=BRIEF, budget_s=BUDGET_S)
+        say(f"model {report.card.version}: data set {report.data_s:.0f} s, training {report.fit_s:.0f} s")
+    return path
+
+
+def write_with_weights(model: Unicorn, folder: Path) -> None:
+    """Write the graphs, and the weights that they were made of."""
+    write_graphs(model, folder)
+    torch.save(model.state_dict(), folder / WEIGHTS)
