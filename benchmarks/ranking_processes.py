@@ -22,11 +22,11 @@ PHASES = "nowrank_scorer_phase_seconds"
 
 
 class ScorerProcess(Child):
-    """`nowrank scorer` with its default settings."""
+    """`nowrank scorer` with its default settings, but that it refuses nobody: what is measured is the wait."""
 
     def __init__(self, settings: Settings) -> None:
         self.port = free_port()
-        settings = replace(settings, scorer_host=LOOPBACK, scorer_port=self.port)
+        settings = replace(settings, scorer_host=LOOPBACK, scorer_port=self.port, rank_queue_ms=60_000)
         super().__init__(
             module_command("nowrank.cli", "scorer"),
             child_environment(settings),

@@ -105,12 +105,14 @@ class NeighbourTable(NamedTuple):
 
     def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
         """The (N,) scores of the candidates; the same as `CoPlays.scores` up to rounding."""
-        scores_V = np.zeros(len(self.plays_V), np.float32)
-        for slot, weight in zip(sources.slots_S.tolist(), sources.weights_S.tolist(), strict=True):
-            held = slice(self.begins[slot], self.begins[slot + 1])
-            scores_V[self.columns[held]] += self.counts[held] * np.float32(
-                weight / np.sqrt(self.plays_V[slot] + SHRINKAGE)
-            )
+        slots_S, weights_S = sources
+        if len(slots_S) == 0:
+            return np.zeros(len(candidates_N), np.float32)
+        begins_S, sizes_S = self.begins[slots_S], self.begins[slots_S + 1] - self.begins[slots_S]
+        # All sources' neighbours in one line: each source's own run of places in the CSR arrays.
+        held = np.arange(sizes_S.sum()) + np.repeat(begins_S - np.cumsum(sizes_S) + sizes_S, sizes_S)
+        weights = np.repeat(weights_S / np.sqrt(self.plays_V[slots_S] + SHRINKAGE), sizes_S)
+        scores_V = np.bincount(self.columns[held], self.counts[held] * weights, len(self.plays_V))
         return np.asarray(scores_V[candidates_N] / np.sqrt(self.plays_V[candidates_N] + SHRINKAGE), np.float32)
 
     def save(self, path: Path) -> None:

@@ -75,9 +75,10 @@ class Found:
 
 def given_candidates(item_ids: list[str], pinned: Collection[str] = (), blocked: Collection[str] = ()) -> Found:
     """The caller's own candidates; of a repeated one the first counts."""
-    unique = [item_id for item_id in dict.fromkeys((*pinned, *item_ids)) if item_id not in set(blocked)]
-    counts = {"given": len(unique) - len(set(pinned))}
-    return Found(unique, {**counts, "pinned": len(set(pinned))} if pinned else counts)
+    out, first = set(blocked), set(pinned)
+    unique = [item_id for item_id in dict.fromkeys((*pinned, *item_ids)) if item_id not in out]
+    counts = {"given": len(unique) - len(first)}
+    return Found(unique, {**counts, "pinned": len(first)} if first else counts)
 
 
 def find_candidates(

@@ -159,11 +159,9 @@ def pin(order: Order, pinned: Sequence[int], count: int) -> Order:
     """The pinned candidates first, in their own order and with propensity 1, then the others."""
     if not pinned:
         return order
-    others = [
-        (index, chance)
-        for index, chance in zip(order.indices, order.propensities, strict=True)
-        if index not in set(pinned)
-    ]
+    first = set(pinned)
+    pairs = zip(order.indices, order.propensities, strict=True)
+    others = [(index, chance) for index, chance in pairs if index not in first]
     both = [*((index, 1.0) for index in pinned), *others][:count]
     return Order([index for index, _ in both], [chance for _, chance in both])
 
