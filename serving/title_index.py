@@ -15,6 +15,8 @@ from rapidfuzz.process import extract
 
 TYPO_MIN_CHARS = 3
 TYPO_CUTOFF = 70
+# With so many titles that hold what was typed, a look at every title for a typing error finds nothing better.
+ENOUGH = 20
 _WORDS = re.compile(r"\w+")
 
 
@@ -31,22 +33,27 @@ class TitleIndex:
         self._slots = [slot for _, slot in tails]
 
     def find(self, query: str, strength_V: NDArray[np.float32], limit: int) -> list[int]:
-        """At most `limit` slots: titles that begin with the query, that hold all its words, then alike ones.
+        """At most `limit` slots: titles that begin with the query, that hold all its words, and where these are fewer
+        than ENOUGH, alike ones.
 
         By `strength_V` within each.
         """
 
         def strongest(slots: set[int]) -> list[int]:
-            return sorted(slots, key=lambda slot: (-_at(strength_V, slot), slot))
+            ordered = np.array(sorted(slots), np.int64)
+            strength = np.where(ordered < len(strength_V), strength_V[np.minimum(ordered, len(strength_V) - 1)], 0.0)
+            by_strength: list[int] = ordered[np.argsort(-strength, kind="stable")].tolist()
+            return by_strength
 
         inside = self._with_tail(query)
         found = strongest({slot for slot in inside if self._titles[slot].startswith(query)})
         found += strongest(inside.difference(found))
         if len(found) < limit:
             found += strongest(self._with_words(query).difference(found))
-        if len(found) < limit and len(query) >= TYPO_MIN_CHARS:
+        if len(found) < min(limit, ENOUGH) and len(query) >= TYPO_MIN_CHARS:
             alike = extract(query, self._titles, scorer=partial_ratio, score_cutoff=TYPO_CUTOFF, limit=limit)
-            found += [slot for _, _, slot in alike if slot not in set(found)]
+            exact = set(found)
+            found += [slot for _, _, slot in alike if slot not in exact]
         return found[:limit]
 
     def _with_tail(self, text: str) -> set[int]:
@@ -61,7 +68,3 @@ class TitleIndex:
         if not words:
             return set()
         return set.intersection(*(self._with_tail(word) for word in words))
-
-
-def _at(strength_V: NDArray[np.float32], slot: int) -> float:
-    return float(strength_V[slot]) if slot < len(strength_V) else 0.0
