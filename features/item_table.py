@@ -13,7 +13,7 @@ from features.catalogue import Item
 from features.item import SUMS, ItemState
 from features.rates import CatalogueTotals
 from features.text import normalise_query
-from features.tokens import GENRE_BUCKETS, genre_token, text_tokens
+from features.tokens import genre_token, text_tokens
 
 TITLE_TOKENS = 16
 ITEM_GENRES = 6
@@ -31,9 +31,10 @@ class ItemTable:
         self.sums = np.zeros((capacity, len(SUMS)))
         self.as_of_ms = np.zeros(capacity, np.int64)
         self.first_seen_ms = np.zeros(capacity, np.int64)
-        self.title_tokens = np.zeros((capacity, TITLE_TOKENS), np.int64)
-        self.genre_tokens = np.zeros((capacity, ITEM_GENRES), np.int64)
-        self.genres = np.zeros((capacity, GENRE_BUCKETS), np.float32)
+        self.title_tokens = np.zeros((capacity, TITLE_TOKENS), np.int32)
+        self.genre_tokens = np.zeros((capacity, ITEM_GENRES), np.int32)
+        # What each genre of a title weighs, so that all of them make a vector of length 1.
+        self.genre_weight = np.zeros(capacity, np.float32)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,12 +62,10 @@ class ItemTable:
         self.items[slot] = item
         self.titles[slot] = normalise_query(item.title)
         tokens = text_tokens(self.titles[slot], TITLE_TOKENS)
-        genres = [genre_token(genre) for genre in item.genres[:ITEM_GENRES]]
+        genres = list(dict.fromkeys(map(genre_token, item.genres)))[:ITEM_GENRES]
         self.title_tokens[slot] = tokens + [0] * (TITLE_TOKENS - len(tokens))
         self.genre_tokens[slot] = genres + [0] * (ITEM_GENRES - len(genres))
-        self.genres[slot] = 0.0
-        if genres:
-            self.genres[slot, genres] = 1.0 / np.sqrt(len(genres))
+        self.genre_weight[slot] = 1.0 / np.sqrt(len(genres)) if genres else 0.0
         return slot
 
     def set_state(self, slot: int, state: ItemState) -> None:
@@ -77,7 +76,7 @@ class ItemTable:
         self.first_seen_ms[slot] = state.first_seen_ms
 
     def _grow(self) -> None:
-        for name in ("sums", "as_of_ms", "first_seen_ms", "title_tokens", "genre_tokens", "genres"):
+        for name in ("sums", "as_of_ms", "first_seen_ms", "title_tokens", "genre_tokens", "genre_weight"):
             array = getattr(self, name)
             grown = np.zeros((2 * len(array), *array.shape[1:]), array.dtype)
             grown[: len(array)] = array

@@ -18,9 +18,10 @@ from features import country, query, source_item
 from features.decay import HALF_LIVES_MS, decay_factor
 from features.engagement import Kind, Task
 from features.item import HALF_LIVES, SIGNALS
-from features.item_table import ItemTable
+from features.item_table import ITEM_GENRES, ItemTable
 from features.rates import RATED, smoothed
 from features.session import current_session
+from features.tokens import GENRE_BUCKETS
 from features.top_targets import TopTargetsState
 from features.user import Moment, UserState
 from features.user_history import heaviest_titles
@@ -128,11 +129,11 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
     weights = context.title_weights
     counts = _session_counts(context.session)
     profiles = (
-        table.genres[table.slot_by_id.get(context.source_item_id or "", 0)],
+        genre_profile(table, *_slots_and_weights(table, {context.source_item_id or "": 1.0})),
         genre_profile(table, *_slots_and_weights(table, weights)),
         genre_profile(table, *_slots_and_weights(table, counts)),
     )
-    source_genres, user_genres, session_genres = (table.genres[slots] @ np.stack(profiles, axis=1)).T
+    source_genres, user_genres, session_genres = _genre_likeness(table, slots, np.stack(profiles, axis=1))
     parts = [
         *item_columns(table, slots, context.now_ms, priors),
         *_target_columns(ids, context.query_targets, context.now_ms, query.HALF_LIFE_MS),
@@ -224,6 +225,15 @@ def _slots_and_weights(table: ItemTable, weights: dict[str, float]) -> tuple[Slo
 
 def genre_profile(table: ItemTable, slots: Slots, weights: Matrix) -> Matrix:
     """The (G,) unit vector of the genres of `slots`, each with its weight; zeros when there is none."""
-    profile = weights @ table.genres[slots]
+    tokens = table.genre_tokens[slots]
+    shares = np.repeat(weights * table.genre_weight[slots], ITEM_GENRES)
+    profile = np.bincount(tokens.ravel(), shares, GENRE_BUCKETS).astype(np.float32)
+    profile[0] = 0.0  # what fills up the titles with fewer genres
     length = float(np.linalg.norm(profile))
     return profile / length if length > 0 else profile
+
+
+def _genre_likeness(table: ItemTable, slots: Slots, profiles_GP: Matrix) -> Matrix:
+    """The (P, N) cosines of the candidates' genres with each profile."""
+    likeness_NP = profiles_GP[table.genre_tokens[slots]].sum(axis=1) * table.genre_weight[slots][:, None]
+    return np.asarray(likeness_NP.T, np.float32)

@@ -106,8 +106,8 @@ class Artifact:
         index_V = np.fromiter((self._index.get(item_id, 0) for item_id in table.ids), np.int64, size)
         inputs = {
             "index": index_V,
-            "title_tokens": table.title_tokens[:size],
-            "genre_tokens": table.genre_tokens[:size],
+            "title_tokens": table.title_tokens[:size].astype(np.int64),
+            "genre_tokens": table.genre_tokens[:size].astype(np.int64),
         }
         vectors_VD, bias_V = self._items_graph.run(["vectors", "bias"], inputs)
         vectors_VD[0], bias_V[0] = 0.0, 0.0

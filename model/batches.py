@@ -27,7 +27,7 @@ class Catalogue:
     def of(cls, table: ItemTable) -> "Catalogue":
         """The catalogue in an item table."""
         size = len(table)
-        tokens = (torch.from_numpy(array[:size].copy()) for array in (table.title_tokens, table.genre_tokens))
+        tokens = (torch.from_numpy(array[:size]).long() for array in (table.title_tokens, table.genre_tokens))
         return cls(torch.arange(size), *tokens)
 
     def encode(self, model: Unicorn, id_dropout: float = 0.0) -> tuple[Tensor, Tensor]:

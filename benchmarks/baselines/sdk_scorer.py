@@ -60,7 +60,7 @@ class TorchModel:
         size = len(table)
         self._index_V = np.fromiter((index.get(item_id, 0) for item_id in table.ids), np.int64, size)
         with torch.inference_mode():
-            tokens = (torch.from_numpy(array[:size].copy()) for array in (table.title_tokens, table.genre_tokens))
+            tokens = (torch.from_numpy(array[:size]).long() for array in (table.title_tokens, table.genre_tokens))
             self._vectors_VD, self._bias_V = self._network.items(torch.from_numpy(self._index_V), *tokens)
             self._vectors_VD[0], self._bias_V[0] = 0.0, 0.0
 

@@ -176,7 +176,7 @@ def test_unknown_items_are_slot_zero_and_slot_zero_stays_empty(table: ItemTable)
     assert table.slots(["unknown", STAR_TREK]).tolist() == [0, 2]
     assert (table.ids[0], table.items[0], len(table)) == ("", None, 4)
     assert not table.sums[0].any()
-    assert not table.genres[0].any()
+    assert not table.genre_weight[0].any()
 
 
 def test_a_table_grows_and_keeps_what_it_holds() -> None:
@@ -193,7 +193,7 @@ def test_a_table_grows_and_keeps_what_it_holds() -> None:
 def test_an_item_set_again_replaces_its_title_and_genres(table: ItemTable) -> None:
     slot = table.set_item(Item(item_id=STAR_WARS, title="Solo", genres=()))
     assert (slot, table.titles[slot]) == (1, "solo")
-    assert not table.genres[slot].any()
+    assert not table.genre_weight[slot].any()
     assert not table.genre_tokens[slot].any()
     assert table.sums[slot].any()
 
