@@ -158,11 +158,11 @@ class StageProcess(Child):
 
     def is_ready(self) -> bool:
         """Whether `/health/ready` answers with 200 now."""
-        return _get(self._port, "/health/ready")[0] == http.HTTPStatus.OK
+        return get_text(self._port, "/health/ready")[0] == http.HTTPStatus.OK
 
     def samples(self) -> Iterator[Any]:
         """Its metrics; costs it some milliseconds."""
-        for family in text_string_to_metric_families(_get(self._port, "/metrics")[1]):
+        for family in text_string_to_metric_families(get_text(self._port, "/metrics")[1]):
             yield from family.samples
 
 
@@ -244,7 +244,8 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**child_environment(settings), "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
-def _get(port: int, path: str) -> tuple[int, str]:
+def get_text(port: int, path: str) -> tuple[int, str]:
+    """Status and body of a GET; 0 when nobody listens."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=10)
     try:
         connection.request("GET", path)

@@ -3,7 +3,6 @@
 Enters: settings. Leaves: running, warm processes and their ports. Called by `serving.py`.
 """
 
-import http.client
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.processes import Child, environment, python_module
+from benchmarks.processes import Child, environment, get_text, python_module
 from infra.embedded.plan import module_command
 from infra.embedded.servers import LOOPBACK, free_port
 from infra.settings import Settings, child_environment
@@ -84,16 +83,3 @@ def get_json(port: int, path: str) -> tuple[int, Any]:
     """Status and JSON of a GET; 0 when nobody listens."""
     status, text = get_text(port, path)
     return status, json.loads(text) if text else None
-
-
-def get_text(port: int, path: str) -> tuple[int, str]:
-    """Status and body of a GET; 0 when nobody listens."""
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=10)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    except (OSError, http.client.HTTPException):
-        return 0, ""
-    finally:
-        connection.close()

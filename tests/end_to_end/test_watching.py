@@ -22,6 +22,7 @@ from infra.embedded.child import dies_with_parent
 from infra.embedded.servers import free_port
 from infra.prometheus.config import embedded_config
 from infra.settings import Settings
+from serving.candidates import SOURCES
 from serving.client import Scorer
 from serving.experiments import DEFAULT
 from serving.guard import CLIENT_GONE
@@ -57,19 +58,6 @@ ROUTES = {
     "unknown",
 }
 VIEWS = {"session", "item", "query", "source_item", "country"}
-SOURCES = {
-    "given",
-    "title",
-    "query",
-    "source",
-    "source_row",
-    "session",
-    "history",
-    "country",
-    "trending",
-    "new",
-    "pinned",
-}
 REFUSED = {"full", "queue", "token", "rate_limit", "connections", "large_headers", "slow_headers", "slow_reader"}
 CLOSED_VALUES = {
     "code": STATUS_CODES,
@@ -79,7 +67,7 @@ CLOSED_VALUES = {
     "reason": {*REASONS, *REFUSED},
     "result": {"accepted", "rejected", "lost", "logged", "dropped", "seen"},
     "route": ROUTES,
-    "source": SOURCES,
+    "source": set(SOURCES),
     "stage": {"session", "target"},
     "step": {"append", "apply", "write"},
     "status": {"store_missing", "store_timeout", "model_missing"},
