@@ -28,7 +28,7 @@ class ItemTable:
         self.items: list[Item | None] = [None]
         self.titles: list[str] = [""]
         self.totals = CatalogueTotals()
-        self.sums = np.zeros((capacity, len(SUMS)))
+        self.sums = np.zeros((capacity, len(SUMS)), np.float32)
         self.as_of_ms = np.zeros(capacity, np.int64)
         self.first_seen_ms = np.zeros(capacity, np.int64)
         self.title_tokens = np.zeros((capacity, TITLE_TOKENS), np.int32)
@@ -70,8 +70,9 @@ class ItemTable:
 
     def set_state(self, slot: int, state: ItemState) -> None:
         """Put an item row in."""
-        self.totals.replace(self.sums[slot], int(self.as_of_ms[slot]), state.sums, state.as_of_ms)
-        self.sums[slot] = state.sums
+        sums = np.array(state.sums, np.float32)  # rounded first: the totals must lose exactly what they were given
+        self.totals.replace(self.sums[slot], int(self.as_of_ms[slot]), sums.tolist(), state.as_of_ms)
+        self.sums[slot] = sums
         self.as_of_ms[slot] = state.as_of_ms
         self.first_seen_ms[slot] = state.first_seen_ms
 
@@ -79,5 +80,6 @@ class ItemTable:
         for name in ("sums", "as_of_ms", "first_seen_ms", "title_tokens", "genre_tokens", "genre_weight"):
             array = getattr(self, name)
             grown = np.zeros((2 * len(array), *array.shape[1:]), array.dtype)
-            grown[: len(array)] = array
+            if array.any():  # pages that nobody has written cost no memory
+                grown[: len(array)] = array
             setattr(self, name, grown)

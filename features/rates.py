@@ -31,7 +31,7 @@ class CatalogueTotals:
         self._sums = [0.0] * len(_SLOTS)
         self._as_of_ms = 0
 
-    def replace(self, old: NDArray[np.float64], old_ms: int, new: list[float], new_ms: int) -> None:
+    def replace(self, old: NDArray[np.float32], old_ms: int, new: list[float], new_ms: int) -> None:
         """A row's sums of time `old_ms` became `new` of time `new_ms`."""
         as_of_ms = self._as_of_ms
         for index, slot in enumerate(_SLOTS):

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from features.catalogue import Catalogue, Item
 from features.item import SUMS
 from features.item_table import ItemTable
-from features.rows import decode_contained
 from features.vector import item_columns
 from infra.clock import monotonic_s
 from infra.metrics import Metrics
 from serving.fallback import trending_scores
 from serving.near_cache import ItemRow
+from serving.row_offsets import RowOffsets
 from serving.title_index import TitleIndex
 
+MAX_TRENDING = 10_000
 MAX_NEW = 200
 _EXPOSURE = [SUMS.index(f"{signal}_14d") for signal in ("impressions", "clicks", "plays")]
 
@@ -36,7 +37,7 @@ class Library:
         self.new_slots: list[int] = []
         self.strength_V: NDArray[np.float32] = np.zeros(1, np.float32)
         self._metrics = metrics
-        self._contained: dict[str, bytes] = {}
+        self._offsets = RowOffsets()
         self._catalogue: Catalogue | None = None
         self._catalogue_version = -1
         self._titles_version = -1
@@ -50,7 +51,7 @@ class Library:
     @property
     def rows_count(self) -> int:
         """How many titles have an item row."""
-        return len(self._contained)
+        return self._offsets.count
 
     def put_rows(self, rows: Iterable[ItemRow]) -> None:
         """Put what the near cache has read into the table, and say how long it took to get here."""
@@ -60,16 +61,14 @@ class Library:
             if row.contained or row.item_id in self.table.slot_by_id:
                 if row.item_id not in self.table.slot_by_id:
                     self.content_version += 1
-                self.table.set_state(self.table.slot(row.item_id), row.state)
-            if row.contained:
-                self._contained[row.item_id] = row.contained
-            else:
-                self._contained.pop(row.item_id, None)
+                slot = self.table.slot(row.item_id)
+                self.table.set_state(slot, row.state)
+                self._offsets.put(slot, row.contained)
             if row.changed_s is not None:
                 refreshed += 1
                 self._metrics.observe("nowrank_scorer_near_cache_staleness_seconds", at_s - row.changed_s)
         self._metrics.count("nowrank_scorer_near_cache_refreshes_total", refreshed)
-        self._metrics.set("nowrank_scorer_near_cache_rows", len(self._contained))
+        self._metrics.set("nowrank_scorer_near_cache_rows", self._offsets.count)
 
     def put_catalogue(self, catalogue: Catalogue) -> None:
         """Make titles equal to the catalogue; cheap when it has not changed.
@@ -93,18 +92,21 @@ class Library:
             self._put_items(items)
 
     def refresh(self, now_ms: int) -> None:
-        """Compute what is trending and what is new, and index the titles anew when they have changed."""
-        slots = np.arange(len(self.table))
-        self.strength_V = trending_scores(
-            item_columns(self.table, slots, now_ms, self.table.totals.priors(now_ms))
-        ).astype(np.float32)
-        self.strength_V[0] = -np.inf
-        self.trending_slots = np.lexsort((slots, -self.strength_V))[:-1].tolist()
+        """Compute what is trending and what is new, and index the titles anew when they have changed.
+
+        May run beside the event loop: it only reads the table, and puts whole results in place.
+        """
+        slots, version = np.arange(len(self.table)), self.content_version
+        columns = item_columns(self.table, slots, now_ms, self.table.totals.priors(now_ms))
+        strength_V = trending_scores(columns).astype(np.float32)
+        strength_V[0] = -np.inf
         exposure_V = self.table.sums[slots][:, _EXPOSURE].sum(axis=1)
+        if self._titles_version != version:
+            self.titles = TitleIndex(list(self.table.titles))
+            self._titles_version = version
+        self.strength_V = strength_V
+        self.trending_slots = np.argsort(-strength_V, kind="stable")[:-1][:MAX_TRENDING].tolist()
         self.new_slots = (1 + np.argsort(exposure_V[1:], kind="stable")[:MAX_NEW]).tolist()
-        if self._titles_version != self.content_version:
-            self.titles = TitleIndex(self.table.titles)
-            self._titles_version = self.content_version
 
     def may_recommend(self, slot: int, country: str | None, now_ms: int) -> bool:
         """Whether a title may be found: known and available.
@@ -118,7 +120,7 @@ class Library:
 
     def contained(self, item_id: str) -> dict[str, int]:
         """The offsets in the item row that the table holds."""
-        return decode_contained(self._contained.get(item_id))
+        return self._offsets.get(self.table.slot_by_id.get(item_id, 0))
 
     def title(self, item_id: str) -> str | None:
         """The title's name, None when it is unknown."""

@@ -27,7 +27,7 @@ from serving.invalidations import EVERYTHING, TIMEOUT_S, Invalidations
 REFRESH_S = 0.05
 HEARTBEAT_S = 1.0
 BATCH_ROWS = 400
-MAX_ROWS = 200_000
+MAX_ROWS = 1_500_000
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
 PREFIX = entity_prefix(ITEM.join_key)
 _LENGTH_AT = len(PREFIX) + 4  # after the value's type
@@ -62,7 +62,7 @@ class NearCache:
         self._deliver = deliver
         self._report = report
         self._project = settings.feast_project.encode()
-        self._known: set[bytes] = set()
+        self._known: set[str] = set()  # the very strings that were handed on: ids cost memory once
         self._changed: dict[bytes, float] = {}
         self._stop = threading.Event()
         self._tried = threading.Event()
@@ -130,11 +130,11 @@ class NearCache:
 
     def _read_all(self, connection: Any, listener: "Invalidations") -> None:
         """Every row of the store, after which the table knows no others."""
-        found: set[bytes] = set()
+        found: set[str] = set()
         cursor = 0
         while True:
             cursor, keys = connection.scan(cursor, match=PREFIX + b"*", count=2_000)
-            mine = {key for key in keys if self._item_id(key) is not None} - found
+            mine = {item_id for key in keys if (item_id := self._item_id(key)) is not None} - found
             mine = set(list(mine)[: MAX_ROWS - len(found)])
             self._read(connection, mine, {})
             found |= mine
@@ -142,7 +142,7 @@ class NearCache:
             if cursor == 0:
                 break
         gone, self._known = self._known - found, found
-        self._deliver([self._gone(key) for key in gone])
+        self._deliver([ItemRow(item_id, ItemState(), b"", None) for item_id in gone])
         if len(found) >= MAX_ROWS:
             log.warning(
                 "the store holds more item rows than the near cache's %d; the others count as missing", MAX_ROWS
@@ -153,33 +153,26 @@ class NearCache:
         if EVERYTHING in changed:  # a rebuild; a flush, perhaps of another database of the same server
             self._read_all(connection, listener)
             return
-        if len(self._known) + len(changed) > MAX_ROWS:
-            changed = {key: at_s for key, at_s in changed.items() if key in self._known}
-        self._read(connection, changed, changed)
-        self._known.update(changed)
+        since_s = {item_id: at_s for key, at_s in changed.items() if (item_id := self._item_id(key)) is not None}
+        if len(self._known) + len(since_s) > MAX_ROWS:
+            since_s = {item_id: at_s for item_id, at_s in since_s.items() if item_id in self._known}
+        self._read(connection, since_s, since_s)
+        self._known.update(since_s)
 
-    def _read(self, connection: Any, keys: Iterable[bytes], changed: dict[bytes, float]) -> None:
+    def _read(self, connection: Any, item_ids: Iterable[str], changed: dict[str, float]) -> None:
         """Read rows in batches and hand each batch on."""
-        wanted = list(keys)
+        wanted = list(item_ids)
         for begin in range(0, len(wanted), BATCH_ROWS):
             batch = wanted[begin : begin + BATCH_ROWS]
             pipeline = connection.pipeline(transaction=False)
-            for key in batch:
-                pipeline.execute_command("HMGET", key, *_FIELDS)
-            replies = pipeline.execute()
+            for item_id in batch:
+                pipeline.execute_command("HMGET", ITEM.key(item_id, self._settings.feast_project), *_FIELDS)
             self._deliver(
-                [self._to_row(key, reply, changed.get(key)) for key, reply in zip(batch, replies, strict=True)]
+                [
+                    _to_row(item_id, reply, changed.get(item_id))
+                    for item_id, reply in zip(batch, pipeline.execute(), strict=True)
+                ]
             )
-
-    def _to_row(self, key: bytes, reply: list[bytes | None], changed_s: float | None) -> ItemRow:
-        *packed, contained = reply
-        state = ITEM.decode(packed)
-        if now_ms() - state.as_of_ms > 1000 * ITEM.views[0].ttl_s:
-            state = ItemState()
-        return ItemRow(self._item_id(key) or "", state, contained or b"", changed_s)
-
-    def _gone(self, key: bytes) -> ItemRow:
-        return ItemRow(self._item_id(key) or "", ItemState(), b"", None)
 
     def _note(self, keys: Iterable[bytes]) -> None:
         """Remember when each key was first said to have changed."""
@@ -196,3 +189,11 @@ class NearCache:
             return None
         item_id = entity_value(key, ITEM.join_key, self._settings.feast_project)
         return None if is_probe(item_id) else item_id
+
+
+def _to_row(item_id: str, reply: list[bytes | None], changed_s: float | None) -> ItemRow:
+    *packed, contained = reply
+    state = ITEM.decode(packed)
+    if now_ms() - state.as_of_ms > 1000 * ITEM.views[0].ttl_s:
+        state = ItemState()
+    return ItemRow(item_id, state, contained or b"", changed_s)

@@ -32,6 +32,7 @@ from serving.store_reader import StoreReader
 from streams.catalogue import CatalogueFollower
 
 HOUSEKEEPING_S = 0.5
+HOUSEKEEPING_SHARE = 0.05  # of the time, at most
 ARTIFACT_POLL_S = 1.0
 # How long the first answer waits for a catalogue that may never come.
 CATALOGUE_WAIT_S = 5.0
@@ -141,7 +142,7 @@ class ScorerProcess:
             await asyncio.sleep(0.02)
         while self.settings.kafka and not self._follower.ready and monotonic_s() - begin_s < CATALOGUE_WAIT_S:
             await asyncio.sleep(0.02)
-        self._freshen()
+        await self._freshen()
         await self._look_at_artifacts()
         self._is_warm = True
         log.info("ready after %.1f s: %s", monotonic_s() - begin_s, self.health())
@@ -158,13 +159,17 @@ class ScorerProcess:
             await watch.look_again()
 
     async def _keep_house(self) -> None:
+        took_s = 0.0
         while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
-            self._freshen()
+            await asyncio.sleep(max(HOUSEKEEPING_S, took_s / HOUSEKEEPING_SHARE))
+            begin_s = monotonic_s()
+            await self._freshen()
+            took_s = monotonic_s() - begin_s
 
-    def _freshen(self) -> None:
+    async def _freshen(self) -> None:
+        """Take the catalogue over, and look at all titles in a thread: with many it takes a while."""
         self.library.put_catalogue(self._follower.catalogue)
-        self.library.refresh(now_ms())
+        await asyncio.to_thread(self.library.refresh, now_ms())
 
     def _note_store(self, is_up: bool) -> None:
         self._store_is_up = is_up

@@ -137,4 +137,4 @@ def test_store_that_is_not_there_is_reported_and_waited_for(settings: Settings) 
 
 
 def test_bound_is_stated() -> None:
-    assert MAX_ROWS == 200_000
+    assert MAX_ROWS == 1_500_000

@@ -1,0 +1,62 @@
+"""The offsets that item rows contain, by slot, in some ten bytes each.
+
+Enters: rows as the near cache has read them. Leaves: the offsets by log, for the rankings log. Held by `library.py`.
+
+All deltas of a title come in one partition of the delta log, so that a number and an offset say it all. What is
+otherwise, after another number of partitions was given to the log, is kept as it was stored.
+"""
+
+from array import array
+
+from features.rows import decode_contained
+from streams.topics import DELTAS
+
+NO_ROW, OTHERWISE = -1, -2
+MAX_DIGITS = 9
+_PREFIX = f"{DELTAS}-"
+
+
+class RowOffsets:
+    """Slots that were never put have no row; `count` is how many have one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._partitions = array("i")
+        self._offsets = array("q")
+        self._otherwise: dict[int, bytes] = {}
+
+    def put(self, slot: int, contained: bytes) -> None:
+        """What the slot's row contains; empty: there is no row any more."""
+        missing = slot + 1 - len(self._partitions)
+        self._partitions.extend([NO_ROW] * missing)
+        self._offsets.extend([0] * missing)
+        self.count += bool(contained) - (self._partitions[slot] != NO_ROW)
+        self._partitions[slot], self._offsets[slot] = _pack(contained)
+        self._otherwise.pop(slot, None)
+        if self._partitions[slot] == OTHERWISE:
+            self._otherwise[slot] = contained
+
+    def get(self, slot: int) -> dict[str, int]:
+        """The offsets by log; none where there is no row."""
+        if slot >= len(self._partitions) or self._partitions[slot] == NO_ROW:
+            return {}
+        if self._partitions[slot] == OTHERWISE:
+            return decode_contained(self._otherwise[slot])
+        return {f"{_PREFIX}{self._partitions[slot]}": self._offsets[slot]}
+
+
+def _pack(contained: bytes) -> tuple[int, int]:
+    offsets = decode_contained(contained)
+    if not offsets:
+        return NO_ROW, 0
+    [(log, offset), *others] = offsets.items()
+    number = log.removeprefix(_PREFIX)
+    if (
+        others
+        or not log.startswith(_PREFIX)
+        or not number.isdecimal()
+        or str(int(number)) != number
+        or len(number) > MAX_DIGITS
+    ):
+        return OTHERWISE, 0
+    return int(number), offset
