@@ -6,14 +6,14 @@ All deltas of a title come in one partition of the delta log, so that a number a
 otherwise, after another number of partitions was given to the log, is kept as it was stored.
 """
 
+import re
 from array import array
 
 from features.rows import decode_contained
 from streams.topics import DELTAS
 
 NO_ROW, OTHERWISE = -1, -2
-MAX_DIGITS = 9
-_PREFIX = f"{DELTAS}-"
+_LOG = re.compile(rf"{DELTAS}-(0|[1-9]\d{{0,8}})")
 
 
 class RowOffsets:
@@ -42,7 +42,7 @@ class RowOffsets:
             return {}
         if self._partitions[slot] == OTHERWISE:
             return decode_contained(self._otherwise[slot])
-        return {f"{_PREFIX}{self._partitions[slot]}": self._offsets[slot]}
+        return {f"{DELTAS}-{self._partitions[slot]}": self._offsets[slot]}
 
 
 def _pack(contained: bytes) -> tuple[int, int]:
@@ -50,13 +50,5 @@ def _pack(contained: bytes) -> tuple[int, int]:
     if not offsets:
         return NO_ROW, 0
     [(log, offset), *others] = offsets.items()
-    number = log.removeprefix(_PREFIX)
-    if (
-        others
-        or not log.startswith(_PREFIX)
-        or not number.isdecimal()
-        or str(int(number)) != number
-        or len(number) > MAX_DIGITS
-    ):
-        return OTHERWISE, 0
-    return int(number), offset
+    found = _LOG.fullmatch(log)
+    return (OTHERWISE, 0) if others or found is None else (int(found[1]), offset)
