@@ -161,3 +161,11 @@ def test_new_engagement_of_others_reaches_the_near_cache(client: httpx.Client, w
     before = plays()
     world.engage("somebody", "t50")
     wait_until(lambda: plays() > before)
+
+
+def test_a_member_for_whom_nothing_is_left_gets_an_empty_answer(client: httpx.Client) -> None:
+    for more in ({}, {"explain": True}, {"groups": True}):
+        answer = ask(client, user_id="ann", blocked=ALL, **more)
+        assert answer["items"] == []
+        assert answer["candidates"] == 0
+    assert ids(ask(client, items=["t1"], blocked=["t1"])) == []
