@@ -1,8 +1,9 @@
 """The report: the figures as a table, with the machine and the versions that they come from.
 
-Enters: figures. Leaves: text. Called by `streams.py`.
+Enters: figures. Leaves: text. Called by `streams.py` and `serving.py`.
 """
 
+import json
 import os
 import platform
 import re
@@ -18,6 +19,14 @@ from infra.embedded.servers import broker_binary, redis_binary
 
 PACKAGES = ("faust-streaming", "aiokafka", "kafka-python", "feast", "redis", "hiredis", "uvloop", "msgspec")
 MB = 1_000_000
+
+
+def publish(figures: dict[str, Any], text: str, path: Path | None) -> None:
+    """Print the table; with a path, write every figure there."""
+    print(text)
+    if path:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+        print(f"the same as JSON: {path}")
 
 
 def machine(load_before: Sequence[float]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Enters: arguments. Leaves: a table, and with `--json` a file. Run as `python -m 
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from benchmarks.ranking_figures import (
 )
 from benchmarks.ranking_model import get_model
 from benchmarks.ranking_processes import ScorerProcess, SdkScorer, phase_means_ms
-from benchmarks.report import machine, versions
+from benchmarks.report import machine, publish, versions
 from benchmarks.servers import running_servers
 from benchmarks.serving_plan import (
     AGREEMENT_QUESTIONS,
@@ -237,10 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "quick": given.quick,
         "took_s": round(monotonic_s() - began_s, 1),
     }
-    print(serving_table(figures))
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
-        print(f"the same as JSON: {given.json}")
+    publish(figures, serving_table(figures), given.json)
     return 0
 
 

@@ -5,7 +5,6 @@ Enters: arguments. Leaves: a table, and with `--json` a file. Run as `python -m 
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from benchmarks.freshness import measure_freshness
 from benchmarks.growth import grow
 from benchmarks.memory import measure_memory
 from benchmarks.mix import Mix, load_mix, synthetic_mix
-from benchmarks.report import machine, table, versions
+from benchmarks.report import machine, publish, table, versions
 from benchmarks.saturation import Turns, measure_saturation
 from benchmarks.scaling import PARTITIONS, measure_scaling
 from benchmarks.servers import running_servers
@@ -116,10 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "quick": given.quick,
         "took_s": round(monotonic_s() - began_s, 1),
     }
-    print(table(figures))
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
-        print(f"the same as JSON: {given.json}")
+    publish(figures, table(figures), given.json)
     return 0
 
 

@@ -201,7 +201,7 @@ def _by_id(ids: list[str], values: Mapping[str, float]) -> Matrix:
     if not values:
         return np.zeros(len(ids), np.float32)
     find = values.get
-    return np.array([find(item_id, 0.0) for item_id in ids], np.float32)  # a list: twice as fast as an iterator
+    return np.array([find(item_id, 0.0) for item_id in ids], np.float32)  # from a list: quicker than from an iterator
 
 
 def _thumbs(user: UserState) -> dict[str, int]:

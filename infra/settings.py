@@ -115,7 +115,7 @@ class Settings:
     def stage_names(self) -> tuple[str, ...]:
         """The stages that a worker runs; raises `SettingsError` for anything else."""
         asked = {name.strip() for name in self.stages.split(",")}
-        if not asked or not asked <= set(STAGES):
+        if not asked <= set(STAGES):
             raise SettingsError(f"NOWRANK_STAGES is {self.stages!r}; it must be {STAGES[0]}, {STAGES[1]} or both")
         return tuple(stage for stage in STAGES if stage in asked)
 

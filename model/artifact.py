@@ -129,8 +129,11 @@ class Artifact:
         `encoded` holds.
 
         `without` scores as if the user had no history ("long") or no session ("short"), for explanations and the
-        degraded answer.
+        degraded answer. Nobody is scored without a run: the graph cannot take it.
         """
+        if not len(slots):
+            nothing = np.zeros(0, np.float32)
+            return Scores(nothing, nothing, 0.0, nothing, nothing)
         if without is not None:
             inputs, pairs_NF = _without(inputs, pairs_NF, without)
         feed = request_feed(inputs, encoded.vectors_VD) | {

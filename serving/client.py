@@ -52,13 +52,7 @@ class Scorer:
         self.url = _known_url(url)
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
-        self._http = httpx.Client(
-            base_url=self.url,
-            limits=_limits(connections),
-            trust_env=False,
-            transport=transport,
-            headers=_credentials(token),
-        )  # trust_env: a proxy of the environment is for the internet, not for a scorer next door
+        self._http = httpx.Client(transport=transport, **_options(self.url, connections, token))
 
     def rank(
         self,
@@ -146,13 +140,7 @@ class AsyncScorer:
         self.url = _known_url(url)
         self._timeout_s = timeout_s
         self._retry = retry or RetryPolicy()
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            limits=_limits(connections),
-            trust_env=False,
-            transport=transport,
-            headers=_credentials(token),
-        )
+        self._http = httpx.AsyncClient(transport=transport, **_options(self.url, connections, token))
 
     async def rank(
         self,
@@ -224,11 +212,12 @@ def _known_url(url: str | None) -> str:
     return known
 
 
-def _credentials(token: str | None) -> dict[str, str]:
-    """The header that names the caller; None means the settings' first token, if they have one."""
+def _options(url: str, connections: int, token: str | None) -> dict[str, Any]:
+    """What both kinds of HTTP clients are given; `token` None means the settings' first one, if they have one."""
     token = load_settings().api_token.partition(",")[0].strip() if token is None else token
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _limits(connections: int) -> httpx.Limits:
-    return httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    return {
+        "base_url": url,
+        "limits": httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        "trust_env": False,  # a proxy of the environment is for the internet, not for a scorer next door
+        "headers": {"Authorization": f"Bearer {token}"} if token else {},
+    }

@@ -46,8 +46,6 @@ class RowAge:
 
 def explain_parts(scorer: Scorer, prepared: Prepared, scored: Scored, order: list[int]) -> list[Parts]:
     """The parts of the scores of the candidates `order`, in that order; without a model everything is context."""
-    if not order:
-        return []
     model, inputs = prepared.model, prepared.inputs
     if model is None or inputs is None:
         return [Parts(context=float(scored.scores_N[index]), long_term=0.0, short_term=0.0) for index in order]

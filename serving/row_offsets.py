@@ -1,4 +1,4 @@
-"""The offsets that item rows contain, by slot, in some ten bytes each.
+"""The offsets that item rows contain, by slot, in twelve bytes each.
 
 Enters: rows as the near cache has read them. Leaves: the offsets by log, for the rankings log. Held by `library.py`.
 

@@ -106,8 +106,6 @@ class Scorer:
     def score(self, prepared: Prepared, task: Task) -> Scored:
         """The scores of all candidates; always finite."""
         model = prepared.model
-        if not len(prepared.slots):  # the graph cannot take nobody
-            return Scored(np.zeros(0, np.float32), None, None)
         if model is None or prepared.inputs is None:
             return Scored(finite(popularity_scores(prepared.pairs_NF, task)), None, None)
         scores = model.artifact.score(

@@ -10,11 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.catalogue import Item
 from features.engagement import Task
+from features.item import SUMS, ItemState
+from features.vector import Context
+from infra.clock import now_ms
 from infra.errors import SettingsError
+from infra.metrics import Metrics
 from infra.settings import Settings
+from serving.candidates import BUDGETS, find_candidates
+from serving.library import Library
+from serving.near_cache import ItemRow
 from serving.process import ScorerProcess
 from serving.rerank import Order, RerankRules, diversify, explore, kendall_distance, parse_rules, pin, stabilise
+from serving.scorer import Scorer
 from serving.shown_lists import KEPT_MS, Question, ShownLists
 from tests.serving.world import metric, running_scorer, wait_for_ranking, wait_until
 
@@ -161,10 +170,16 @@ def test_pins_and_blocks_of_a_request_are_kept_to(client: httpx.Client) -> None:
     assert (refused.status_code, refused.json()["field"]) == (422, "blocked")
 
 
-def test_new_titles_are_found_by_a_source_of_their_own(client: httpx.Client) -> None:
-    before = metric(client, 'nowrank_scorer_candidates_total{source="new"}')
-    ids(client, user_id="never-seen")
-    assert metric(client, 'nowrank_scorer_candidates_total{source="new"}') >= before
+def test_new_titles_are_found_behind_those_that_trend() -> None:
+    library = Library(Metrics("scorer"))
+    library.put_artifact_items(Item(item_id=f"n{number}", title=f"Title {number}") for number in range(400))
+    engaged = [ItemState(as_of_ms=now_ms(), sums=[1.0] * len(SUMS)) for _ in range(200)]
+    library.put_rows(ItemRow(f"n{number}", state, b"", None) for number, state in enumerate(engaged))
+    library.refresh(now_ms())
+    found = find_candidates(Scorer(library), None, Context(task=Task.PRE_QUERY, now_ms=now_ms()), False)
+    assert found.by_source["trending"] == BUDGETS[Task.PRE_QUERY]["trending"]
+    assert found.item_ids[-20:] == [f"n{number}" for number in range(200, 220)]
+    assert found.by_source["new"] == 20
 
 
 def test_a_scorer_with_every_rule_answers_and_logs_propensities(world_settings: Settings) -> None:
