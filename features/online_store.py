@@ -10,7 +10,7 @@ been rolled back. In both cases the process ends and begins at its checkpoints.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -34,6 +34,7 @@ from infra.errors import SettingsError, StoreFenced, StoreUnavailable
 LOG_RETENTION_MS = 8 * 7 * 24 * 3600 * 1000
 GENERATION_KEY = b"nowrank:generation"
 CHECKPOINT_KEY = b"nowrank:checkpoint:"
+SENT_TOGETHER = 16  # rows
 Command = tuple[Any, ...]
 
 _READ = """
@@ -120,31 +121,39 @@ class FencedStore:
         try:
             self._connection.connect()
             _, self._generation, self._read_sha, self._write_sha, self._move_sha = self._execute(
-                ("SET", GENERATION_KEY, uuid.uuid4().hex, "NX"),
-                ("GET", GENERATION_KEY),
-                *(("SCRIPT", "LOAD", script) for script in (_READ, _WRITE, _MOVE_CHECKPOINTS)),
+                [
+                    ("SET", GENERATION_KEY, uuid.uuid4().hex, "NX"),
+                    ("GET", GENERATION_KEY),
+                    *(("SCRIPT", "LOAD", script) for script in (_READ, _WRITE, _MOVE_CHECKPOINTS)),
+                ]
             )
         except (redis.RedisError, StoreFenced) as error:
             raise StoreUnavailable(f"the online store at {connection_string!r} does not answer: {error}") from error
 
     def read_rows(self, family: RowFamily, values: Sequence[str]) -> list[Row]:
         """The rows of `values`, in order; a missing one has a new state and contains nothing. One round trip."""
-        fields = [*family.packed_fields, LOG_FIELD, CONTAINED_FIELD]
-        keys = [family.key(value, self.project) for value in values]
-        [replies] = self._execute(self._script(self._read_sha, keys, fields))
-        return [_to_row(family, key, reply) for key, reply in zip(keys, replies, strict=True)]
+        return self.read_families({family: values})[family]
+
+    def read_families(self, wanted: Mapping[RowFamily, Sequence[str]]) -> dict[RowFamily, list[Row]]:
+        """The rows of each family's values, as `read_rows` gives them, all in one round trip."""
+        keys = {family: [family.key(value, self.project) for value in values] for family, values in wanted.items()}
+        replies = self._execute(
+            self._script(self._read_sha, keys[family], [*family.packed_fields, LOG_FIELD, CONTAINED_FIELD])
+            for family in wanted
+        )
+        return {
+            family: [_to_row(family, key, reply) for key, reply in zip(keys[family], of_family, strict=True)]
+            for family, of_family in zip(wanted, replies, strict=True)
+        }
 
     def write_rows(self, rows: Iterable[Row]) -> list[bool]:
-        """Write each row if the stored one still contains what was read; False where another writer was first. One
-        round trip.
+        """Write each row if the stored one still contains what was read; False where another writer was first.
+
+        One round trip: while some rows are encoded, the store writes those before them.
         """
         rows = list(rows)
-        commands = []
-        for row in rows:
-            fields = encode_row(row.family, row.state, row.contained)
-            row.size_bytes = sum(map(len, fields))
-            commands.append(self._script(self._write_sha, [row.key], [row.stored, _expire_ms(row.family), *fields]))
-        accepted = [bool(reply) for reply in self._execute(*commands)]
+        groups = (map(self._write, rows[at : at + SENT_TOGETHER]) for at in range(0, len(rows), SENT_TOGETHER))
+        accepted = [bool(reply) for reply in self._execute(*groups)]
         for row, is_accepted in zip(rows, accepted, strict=True):
             if is_accepted:
                 row.stored = encode_contained(row.contained)
@@ -152,7 +161,8 @@ class FencedStore:
 
     def read_checkpoints(self, stage: str) -> dict[str, bytes]:
         """The checkpoint of each log that `stage` has written."""
-        _, stored = self._execute(self._script(self._read_sha, [], []), ("HGETALL", CHECKPOINT_KEY + stage.encode()))
+        fence = self._script(self._read_sha, [], [])
+        _, stored = self._execute([fence, ("HGETALL", CHECKPOINT_KEY + stage.encode())])
         return {log.decode(): value for log, value in zip(stored[::2], stored[1::2], strict=True)}
 
     def write_checkpoints(self, stage: str, checkpoints: dict[str, bytes]) -> None:
@@ -160,7 +170,7 @@ class FencedStore:
         any, only check the fence.
         """
         fields = [part for log, value in checkpoints.items() for part in (log.encode(), value)]
-        self._execute(self._script(self._move_sha, [CHECKPOINT_KEY + stage.encode()], fields))
+        self._execute([self._script(self._move_sha, [CHECKPOINT_KEY + stage.encode()], fields)])
 
     def close(self) -> None:
         """Close the connection."""
@@ -171,18 +181,30 @@ class FencedStore:
         """A fenced script on `keys`."""
         return ("EVALSHA", sha, 1 + len(keys), GENERATION_KEY, *keys, self._generation, *args)
 
-    def _execute(self, *commands: Command) -> list[Any]:
-        """The answers to commands that travel together; after an error the connection is never used again."""
+    def _write(self, row: Row) -> Command:
+        fields = encode_row(row.family, row.state, row.contained)
+        row.size_bytes = sum(map(len, fields))
+        return self._script(self._write_sha, [row.key], [row.stored, _expire_ms(row.family), *fields])
+
+    def _execute(self, *groups: Iterable[Command]) -> list[Any]:
+        """The replies to all commands, sent one group after the other; after an error the connection is never used
+        again.
+        """
         if self._is_broken:
             raise StoreFenced("the connection to the online store broke; the store behind it may be an older one")
         try:
-            self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
-            return [self._connection.read_response() for _ in commands]
+            sent = [self._send(list(commands)) for commands in groups]
+            return [self._connection.read_response() for _ in range(sum(sent))]
         except redis.RedisError as error:
             self.close()
             raise StoreFenced(
                 f"the online store is not the one this process began with, or is gone: {error}"
             ) from error
+
+    def _send(self, commands: list[Command]) -> int:
+        """Send commands; returns how many. As one piece: every call of a socket may wait for the interpreter lock."""
+        self._connection.send_packed_command([b"".join(self._connection.pack_commands(commands))], check_health=False)
+        return len(commands)
 
 
 @cache

@@ -92,8 +92,8 @@ class RowCache:
         return self._rows[family.name, value]
 
     async def load(self, wanted: Iterable[tuple[RowFamily, str]]) -> None:
-        """Bring the wanted rows in: one round trip for each family that misses some."""
-        missing: dict[str, tuple[RowFamily, list[str]]] = {}
+        """Bring the wanted rows in, those that are missing in one round trip."""
+        missing: dict[RowFamily, list[str]] = {}
         hits = 0
         for family, value in dict.fromkeys(wanted):
             self._batch[family.name, value] = None
@@ -101,13 +101,15 @@ class RowCache:
                 self._rows.move_to_end((family.name, value))
                 hits += 1
             else:
-                missing.setdefault(family.name, (family, []))[1].append(value)
+                missing.setdefault(family, []).append(value)
         if hits:
             self._metrics.count("nowrank_worker_row_cache_hits_total", hits, stage=self._stage)
-        for family, values in missing.values():
-            self._metrics.count("nowrank_worker_row_cache_misses_total", len(values), stage=self._stage)
-            for value, row in zip(values, await self._store.call(FencedStore.read_rows, family, values), strict=True):
-                self._rows[family.name, value] = row
+        if not missing:
+            return
+        misses = sum(map(len, missing.values()))
+        self._metrics.count("nowrank_worker_row_cache_misses_total", misses, stage=self._stage)
+        for family, rows in (await self._store.call(FencedStore.read_families, missing)).items():
+            self._rows.update(((family.name, value), row) for value, row in zip(missing[family], rows, strict=True))
 
     async def reload(self, family: RowFamily, value: str) -> Row:
         """Read a row again after a refused write; raises `StoreFenced` when the store has gone back behind what was

@@ -121,13 +121,8 @@ class SimulatedConnection:
         """Whether the server has restarted since this connection was opened."""
         return self._restarts != self.server.restarts
 
-    def pack_commands(self, commands: Sequence[Command]) -> Sequence[Command]:
-        """Commands travel as they are."""
-        return commands
-
-    def send_packed_command(self, commands: Sequence[Command], check_health: bool) -> None:
+    def send(self, commands: Sequence[Command]) -> None:
         """Run the commands one after the other, all or only the first `break_after`; other clients may come between."""
-        assert not check_health
         reach = self.break_after if commands[0][1] == online_store._WRITE else None
         self._answers.extend(self._run(*command) for command in commands[:reach])
         if reach is not None:
@@ -171,3 +166,8 @@ class SimulatedStore(FencedStore):
         self._read_sha = online_store._READ
         self._write_sha = online_store._WRITE
         self._move_sha = online_store._MOVE_CHECKPOINTS
+
+    def _send(self, commands: list[Command]) -> int:
+        """Commands travel as they are."""
+        self.client.send(commands)
+        return len(commands)
