@@ -1,12 +1,17 @@
-"""A worker under a steady load: its freshness.
+"""A worker under a steady load: its freshness, and the greatest load that it keeps up with.
 
 Enters: a folder for servers, the mix, a rate. Leaves: freshness at that rate, and whether the worker kept up. Called by
 `streams.py`.
+
+Saturation is the sustainable throughput of Karimov et al., Benchmarking Distributed Stream Data Processing Systems
+(ICDE 2018): the load, offered while it is worked on, at which nothing piles up. How fast a worker drains a log that is
+already there is another figure, and a higher one: nothing is produced meanwhile.
 """
 
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,10 +23,32 @@ from benchmarks.probes import ECHO_TOPIC, bare_trips_for, percentile, probe_for,
 from benchmarks.processes import Child, Worker, environment, python_module
 from benchmarks.progress import Progress
 from benchmarks.servers import running_servers
+from infra.errors import NowrankError
 from infra.settings import Settings
 
 SETTLE_S = 3.0
+# Of the rate at which a worker drains a log, the greatest first.
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+MAX_BEHIND_S = 1.0
 READY_TIMEOUT_S = 60.0
+
+
+def find_saturation(
+    folder: Path, mix: Mix, drained_per_s: float, seconds: float, say: Callable[[str], None]
+) -> tuple[float, list[dict[str, Any]]]:
+    """The greatest of SHARES of `drained_per_s` that a worker keeps up with, and what was seen at each that was tried;
+    raises `NowrankError` when it keeps up with none.
+    """
+    tried = []
+    for share in SHARES:
+        rate_per_s = share * drained_per_s
+        seen = measure_freshness(folder / f"{share:.0%}", mix, rate_per_s, seconds)
+        tried.append({name: seen[name] for name in ("asked_per_s", "sent_per_s", "kept_up", "behind_at_the_end")})
+        p50_ms = f"session {seen['session_ms']['p50']} ms, target {seen['target_ms']['p50']} ms"
+        say(f"{rate_per_s:,.0f} events/s: {p50_ms}, {'kept up' if seen['kept_up'] else 'fell behind'}")
+        if seen["kept_up"]:
+            return rate_per_s, tried
+    raise NowrankError(f"the worker kept up with none of {[one['asked_per_s'] for one in tried]} events/s")
 
 
 def measure_freshness(folder: Path, mix: Mix, rate_per_s: float, seconds: float) -> dict[str, Any]:
@@ -50,13 +77,16 @@ def _measure_at(
         steps_s = worker.means("nowrank_worker_freshness_step_seconds")
         sent_per_s = load.finish()
         behind = len(records) + trips.sent - progress.events_applied()
+    figures = summarise(trips)
     return {
         "asked_per_s": round(rate_per_s, 1),
         "sent_per_s": sent_per_s,
-        "kept_up": behind <= max(1.0, rate_per_s) and not trips.is_lost,
+        "kept_up": not trips.is_lost
+        and behind <= max(1.0, MAX_BEHIND_S * rate_per_s)
+        and figures["target_ms"]["p50"] <= 1000 * MAX_BEHIND_S,
         "behind_at_the_end": behind,
         "worker_cores": round(used.cpu_s / used.at_s, 2),
-        **summarise(trips),
+        **figures,
         "workers_own_steps_mean_ms": {name: round(1000 * mean_s, 2) for name, mean_s in steps_s.items()},
         "bare_with_workers_partitions_ms": {"p50": percentile(shared_ms, 50), "p99": percentile(shared_ms, 99)},
     }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.freshness import measure_freshness
+from benchmarks.freshness import find_saturation, measure_freshness
 from benchmarks.growth import grow
 from benchmarks.memory import measure_memory
 from benchmarks.mix import Mix, load_mix, synthetic_mix
@@ -49,13 +49,15 @@ def make_plan(events: int, seconds: float, quick: bool) -> Plan:
 
 def measure(folder: Path, mix: Mix, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     """Everything, one after the other, each on servers of its own."""
-    say("saturation: a worker, a bare agent and a naive agent in turns")
+    say("costs: a worker, a bare agent and a naive agent in turns")
     with running_servers(folder / "saturation") as (settings, _):
         saturation = measure_saturation(settings, mix, plan.turns, say)
     figures = saturation.figures
+    say("saturation: the greatest load that a worker keeps up with")
+    saturation_per_s, tried = find_saturation(folder / "loads", mix, saturation.events_per_s, plan.seconds / 2, say)
     freshness = {}
     for share in (0.0, HALF, NINETY):
-        rate_per_s = share * saturation.events_per_s
+        rate_per_s = share * saturation_per_s
         say(f"freshness at {share:.0%} of saturation: {rate_per_s:,.0f} events/s")
         freshness[share] = measure_freshness(folder / f"freshness-{share:.0%}", mix, rate_per_s, plan.seconds)
     say("scaling: one and two workers on two partitions")
@@ -72,13 +74,15 @@ def measure(folder: Path, mix: Mix, plan: Plan, say: Callable[[str], None]) -> d
         "freshness_ms": {view: half[f"{view}_ms"]["p50"] for view in ("session", "target")},
         "scaling": scaling.pop("ratio"),
         "events": mix.name,
+        "saturation_per_s": round(saturation_per_s, 1),
         **figures,
+        "saturation_tried": tried,
         "at_50_percent": half,
         "at_90_percent": freshness[NINETY],
         "without_load": freshness[0.0],
         "scaling_detail": scaling,
         "memory": memory,
-        "growth": grow(saturation.events_per_s, scaling["cpu_per_event_us"], memory),
+        "growth": grow(saturation_per_s, scaling["cpu_per_event_us"], memory),
     }
 
 
