@@ -6,9 +6,12 @@ alerts and `docs/metrics.md` name only what stands here. Labels come from closed
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from infra.shared_metrics import SharedMetrics
 
 FRESHNESS_BUCKETS_S = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -19,13 +22,17 @@ BATCH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 400, 800)
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric; `buckets` are upper bounds in the metric's own unit."""
+    """One metric; `buckets` are upper bounds in the metric's own unit.
+
+    `together` is what the gauges of several processes of one scorer say as one.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
     buckets: Sequence[float] = ()
+    together: Literal["sum", "min", "max"] = "sum"
 
 
 CATALOGUE: tuple[MetricSpec, ...] = (
@@ -129,6 +136,12 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         ("phase",),
         LATENCY_BUCKETS_S,
     ),
+    MetricSpec(
+        "nowrank_scorer_interleaved_items_total",
+        "counter",
+        "Titles of interleaved answers by the variant whose pick they are",
+        ("variant",),
+    ),
     MetricSpec("nowrank_scorer_degraded_total", "counter", "Answers given without a part of the features", ("status",)),
     MetricSpec(
         "nowrank_scorer_kendall_distance_ratio",
@@ -145,7 +158,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         (),
         FRESHNESS_BUCKETS_S,
     ),
-    MetricSpec("nowrank_scorer_near_cache_rows", "gauge", "Item rows in the near cache"),
+    MetricSpec("nowrank_scorer_near_cache_rows", "gauge", "Item rows in the near cache", together="min"),
     MetricSpec(
         "nowrank_scorer_near_cache_staleness_seconds",
         "histogram",
@@ -168,12 +181,14 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         "nowrank_scorer_store_breaker_open",
         "gauge",
         "1 while requests do not wait for the online store, because it failed too often",
+        together="max",
     ),
-    MetricSpec("nowrank_scorer_store_up", "gauge", "1 when the online store answered last time"),
+    MetricSpec("nowrank_scorer_store_up", "gauge", "1 when the online store answered last time", together="min"),
     MetricSpec(
         "nowrank_scorer_model_loaded_timestamp_seconds",
         "gauge",
         "When the default variant's model was loaded; 0: none, trending answers",
+        together="min",
     ),
 )
 _BY_NAME = {spec.name: spec for spec in CATALOGUE}
@@ -183,14 +198,24 @@ class Metrics:
     """The live metrics of one process; each metric of the catalogue exists from the start."""
 
     def __init__(
-        self, process: Literal["worker", "scorer", "canary"], registry: CollectorRegistry | None = None
+        self,
+        process: Literal["worker", "scorer", "canary"],
+        registry: CollectorRegistry | None = None,
+        shared: SharedMetrics | None = None,
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
+        self._shared = shared
+        if shared is not None:
+            shared.join()
         prefix = f"nowrank_{process}_"
         self._metrics: dict[str, Counter | Gauge | Histogram] = {
             spec.name: _create(spec, self.registry) for spec in CATALOGUE if spec.name.startswith(prefix)
         }
         self._children: dict[tuple[object, ...], Counter | Gauge | Histogram] = {}
+
+    def expose(self) -> bytes:
+        """Prometheus' text format: of this process, or of all that share their metrics with it."""
+        return generate_latest(self.registry if self._shared is None else self._shared.registry())
 
     def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a counter."""
@@ -222,7 +247,8 @@ def _create(spec: MetricSpec, registry: CollectorRegistry) -> Counter | Gauge | 
     if spec.kind == "counter":
         return Counter(spec.name, spec.help, spec.labels, registry=registry)
     if spec.kind == "gauge":
-        return Gauge(spec.name, spec.help, spec.labels, registry=registry)
+        mode: Any = f"live{spec.together}"
+        return Gauge(spec.name, spec.help, spec.labels, registry=registry, multiprocess_mode=mode)
     return Histogram(spec.name, spec.help, spec.labels, registry=registry, buckets=tuple(spec.buckets))
 
 

@@ -63,6 +63,11 @@ class Settings:
     canary_timeout_s: float = _setting(10.0, "a probe event that is not readable after so long is lost")
     scorer_host: str = _setting("127.0.0.1", "address on which the scorer listens")
     scorer_port: int = _setting(0, "port of the scorer; 0: any free one in the embedded stack, 8080 elsewhere")
+    scorer_processes: int = _setting(
+        1,
+        "processes of one scorer that share its port, each with one scoring thread and a copy of everything; "
+        "limits of requests and connections hold for each of them",
+    )
     scorer_url: str = _setting("", "where clients find the scorer; empty: the embedded stack's")
     rank_deadline_ms: int = _setting(50, "longest wait for the online store in one request")
     diversity: str = _setting(
@@ -78,6 +83,11 @@ class Settings:
     )
     variants: str = _setting(
         "", "model variants in an experiment and their shares of the users, such as `challenger=0.1`; empty: none"
+    )
+    interleave: str = _setting(
+        "",
+        "two model variants whose answers are interleaved for a share of the users, such as "
+        "`default+challenger=0.1`; empty: none",
     )
     experiment_salt: str = _setting("", "what users are assigned by, beside their ids; another salt draws them anew")
     rank_max_unfinished: int = _setting(

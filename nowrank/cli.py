@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scorer": ("serving.commands", "run the scorer"),
     "rank": ("serving.commands", "ask the scorer for a ranking"),
     "reproduce": ("serving.reproduce_command", "score a logged answer again and compare, bit for bit"),
+    "interleaving": ("serving.interleaving_command", "say which of two interleaved variants members prefer"),
     "skew": ("serving.skew_command", "compare the features that were served with a replay of the log"),
     "settings": ("infra.commands", "show every setting, its value and its meaning"),
     "metrics": ("infra.prometheus.commands", "show every metric; write a Prometheus configuration"),

@@ -1,4 +1,4 @@
-"""The scorer's commands: run one, ask one.
+"""The scorer's commands: run one, of one process or of several, ask one.
 
 Enters: parsed arguments. Leaves: an exit code. Called by `nowrank scorer` and `nowrank rank`.
 """
@@ -8,14 +8,18 @@ import contextlib
 import logging
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from infra.errors import ScorerUnavailable, SettingsError
 from infra.logs import configure_logs
-from infra.settings import load_settings
+from infra.settings import Settings, load_settings
 from serving.contract import DEFAULT_PER_ROW, DEFAULT_ROWS
 from streams.events import TaskName
+
+if TYPE_CHECKING:
+    from serving.processes import Address
 
 DEFAULT_PORT = 8080
 
@@ -27,17 +31,15 @@ def scorer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  nowrank scorer                            beside a running `nowrank up`: the same broker, store and model\n"
-        "  NOWRANK_REDIS=store:6379 NOWRANK_KAFKA=broker:9092 nowrank scorer --host 0.0.0.0 --port 8080\n\n"
+        "  NOWRANK_REDIS=store:6379 NOWRANK_KAFKA=broker:9092 nowrank scorer --host 0.0.0.0 --port 8080\n"
+        "  NOWRANK_SCORER_PROCESSES=4 nowrank scorer  four processes on one port, whose metrics add up\n\n"
         "It starts without a store, a broker or a model, says so in each answer, and picks each up when it comes."
     )
 
 
 def scorer(args: argparse.Namespace) -> int:
     """Run the scorer until it is told to end."""
-    import uvicorn
-
-    from serving.connections import server_config
-    from serving.process import ScorerProcess
+    from serving.processes import Address, check_count, run_processes
 
     settings = load_settings()
     configure_logs(settings.log_level, "scorer")
@@ -45,10 +47,22 @@ def scorer(args: argparse.Namespace) -> int:
     port = args.port if args.port is not None else settings.scorer_port or DEFAULT_PORT
     if not 0 < port < 65536:
         raise SettingsError(f"the port is {port}; it must be between 1 and 65535")
+    check_count(settings.scorer_processes)
+    address = Address(args.host or settings.scorer_host, port)
+    return _serve(settings, address) if settings.scorer_processes == 1 else run_processes(settings, address)
+
+
+def _serve(settings: Settings, address: "Address") -> int:
+    """One process: this one."""
+    import uvicorn
+
+    from serving.connections import server_config
+    from serving.process import ScorerProcess
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn ends in good order, then raises the signal again
     process = ScorerProcess(settings)
-    host = args.host or settings.scorer_host
-    server = uvicorn.Server(server_config(process.app, settings, process.metrics, host=host, port=port))
+    config = server_config(process.app, settings, process.metrics, host=address.host, port=address.port)
+    server = uvicorn.Server(config)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
         server.run()
     if not server.started:

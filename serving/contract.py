@@ -124,6 +124,10 @@ class RankedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float
     title: str | None = None
     probability: float | None = None
+    team: (
+        Annotated[str, Meta(description="in an interleaved answer: the variant whose pick it is, and whose score")]
+        | None
+    ) = None
     parts: Parts | None = None
     features: dict[str, FeatureValue] | None = None
 
@@ -165,7 +169,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class RankAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Titles, the best first. Send `ranking_id` and the position (counted from 1) with the events that come of it.
 
-    `variant` is the model variant that answered, left out when it is `default`.
+    `variant` is the model variant that answered, left out when it is `default`; `a+b` where two were interleaved, and
+    then each title's `team` is one of them, and scores of different teams cannot be compared.
 
     `groups` is there when it was asked for: no title twice, the rows in the order in which to show them. The positions
     are then those of reading, row by row, and these titles are the impressions. No row at all: show `items`.

@@ -17,25 +17,35 @@ from infra.errors import SettingsError
 from infra.settings import Settings
 
 DEFAULT = "default"
+# Between the names of two variants, and of their models, that gave an answer together.
+JOINT = "+"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """The variants beside the default one, in order, each with its share of the users (together at most 1)."""
+    """The variants beside the default one, in order, each with its share of the users (together at most 1).
+
+    `pair` are two variants whose answers are interleaved for `pair_share` of all users, drawn independently.
+    """
 
     shares: tuple[tuple[str, float], ...] = ()
     salt: str = ""
+    pair: tuple[str, ...] = ()
+    pair_share: float = 0.0
 
     @property
     def variants(self) -> tuple[str, ...]:
         """Every variant, the default one first."""
-        return (DEFAULT, *(name for name, _ in self.shares))
+        return tuple(dict.fromkeys((DEFAULT, *(name for name, _ in self.shares), *self.pair)))
+
+    def pair_of(self, user_id: str) -> tuple[str, ...]:
+        """The two variants that are interleaved for this user; empty: none are."""
+        return self.pair if _draw(f"{self.salt}\0interleave\0{user_id}") < self.pair_share else ()
 
     def assign(self, user_id: str) -> str:
         """The user's variant."""
-        digest = blake2b(f"{self.salt}\0{user_id}".encode(), digest_size=8).digest()
-        draw = int.from_bytes(digest) / 2**64
+        draw = _draw(f"{self.salt}\0{user_id}")
         for name, share in self.shares:
             if draw < share:
                 return name
@@ -62,7 +72,27 @@ def parse_experiment(settings: Settings) -> Experiment:
         raise SettingsError(
             f"NOWRANK_VARIANTS is {settings.variants!r}; names must differ and shares add up to 1 or less"
         )
-    return Experiment(tuple(shares), settings.experiment_salt)
+    return Experiment(tuple(shares), settings.experiment_salt, *_parse_pair(settings.interleave))
+
+
+def _parse_pair(text: str) -> tuple[tuple[str, ...], float]:
+    if not text:
+        return (), 0.0
+    names, _, share_text = text.partition("=")
+    pair = tuple(name.strip() for name in names.split(JOINT))
+    try:
+        share = float(share_text)
+    except ValueError:
+        share = -1.0
+    if len(set(pair)) != 2 or len(pair) != 2 or not all(_NAME.fullmatch(name) for name in pair) or not 0 <= share <= 1:
+        raise SettingsError(
+            f"NOWRANK_INTERLEAVE is {text!r}; it must be two variants and a share, such as default+challenger=0.1"
+        )
+    return pair, share
+
+
+def _draw(key: str) -> float:
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) / 2**64
 
 
 def artifact_folder(settings: Settings, variant: str) -> Path:

@@ -78,7 +78,9 @@ def _rank() -> dict[str, Any]:
         "description": (
             "Ranks the given `items`, or finds candidates itself. Always answers: without the store or the model "
             "the answer is poorer and `status` says so. Unknown titles are scored with default features. A body has at "
-            f"most {MAX_RANK_BYTES} bytes."
+            f"most {MAX_RANK_BYTES} bytes. `search` needs a `query` that is not blank, `more_like_this` a "
+            "`source_item_id` and no `groups`; no title can be both pinned and blocked: else 422. Whole numbers are "
+            "written without a decimal point."
         ),
         "requestBody": _body({"application/json": {"schema": _ref(RankRequest), "example": _EXAMPLES["rank"]}}),
         "responses": {
@@ -102,8 +104,9 @@ def _intake(name: str, summary: str, types: list[type]) -> dict[str, Any]:
         "summary": summary,
         "description": (
             "One, an array, or one per line (NDJSON). Answers when Kafka has acknowledged what was accepted; what was "
-            "rejected is named with its place and its reason; when nothing is accepted the answer is 422. At most "
-            f"{MAX_EVENTS} and {MAX_EVENTS_BYTES} bytes."
+            "rejected is named with its place and its reason; when nothing is accepted the answer is 422. Whole "
+            "numbers are written without a decimal point, and no time is more than `NOWRANK_FUTURE_LIMIT_S` ahead. At "
+            f"most {MAX_EVENTS} and {MAX_EVENTS_BYTES} bytes."
         ),
         "requestBody": _body(
             {
@@ -125,7 +128,7 @@ def _log_level() -> dict[str, Any]:
         "tags": ["operation"],
         "summary": "Change how much the scorer logs, until it ends",
         "requestBody": _body({"application/json": {"schema": _ref(LogLevel), "example": {"level": "DEBUG"}}}),
-        "responses": {"200": _json("What is in force", LogLevel), **_problems(400, 401, 403, 404, 408, 422)},
+        "responses": {"200": _json("What is in force", LogLevel), **_problems(400, 401, 403, 404, 408, 413, 422)},
         "security": _OPERATOR,
     }
 
@@ -170,7 +173,20 @@ def _problems(*codes: int) -> dict[str, Any]:
         503: "The scorer is overloaded, or the broker does not answer; try again after `Retry-After`",
     }
     content = {"application/problem+json": {"schema": _ref(Problem)}}
-    return {str(code): {"description": descriptions[code], "content": content} for code in codes}
+    return {str(code): {"description": descriptions[code], "content": content} | _headers(code) for code in codes}
+
+
+def _headers(code: int) -> dict[str, Any]:
+    """The headers that come with a problem, beside those that every answer has."""
+    header: tuple[str, str, dict[str, Any]]
+    if code == 401:
+        header = "WWW-Authenticate", "how to ask: `Bearer`", {"type": "string"}
+    elif code in (429, 503):
+        header = "Retry-After", "seconds until it is worth asking again", {"type": "integer", "minimum": 1}
+    else:
+        return {}
+    name, description, schema = header
+    return {"headers": {name: {"description": description, "required": True, "schema": schema}}}
 
 
 def _ref(kind: type) -> dict[str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from features.vector import Context
 from infra.metrics import Metrics
 from serving.contract import RankRequest
+from serving.interleaving import team_draft
 from serving.library import Library
 from serving.rerank import Order, RerankRules, diversify, explore, kendall_distance, pin, stabilise
 from serving.scorer import Prepared, Scored
@@ -49,6 +50,30 @@ class Ordering:
             order = pin(order, [index_of[item_id] for item_id in dict.fromkeys(request.pinned)], request.limit)
         self._remember(question, before, [item_ids[index] for index in order.indices], request, context.now_ms)
         return order
+
+    def draft(
+        self,
+        ranking_id: str,
+        request: RankRequest,
+        context: Context,
+        item_ids: list[str],
+        sides: tuple[Scored, Scored],
+    ) -> tuple[Order, dict[int, int]]:
+        """Two models' orders interleaved, at most `limit`, and whose pick each title is (0, 1).
+
+        Pins hold and are nobody's pick; the other rules would blur whose merit an order is.
+        """
+        question = _to_question(request, context.query)
+        before = self.shown.before(question, context.now_ms)
+        index_of = {item_id: index for index, item_id in enumerate(item_ids)} if request.pinned else {}
+        pinned = [index_of[item_id] for item_id in dict.fromkeys(request.pinned)]
+        first, second = ([index for index in best_first(side, item_ids) if index not in pinned] for side in sides)
+        left = max(0, request.limit - len(pinned))
+        draft = team_draft(first, second, random.Random(f"{ranking_id}\0team"), left)
+        order = pin(Order(draft.picks, draft.propensities), pinned, request.limit)
+        teams = dict(zip(draft.picks, draft.teams, strict=True))
+        self._remember(question, before, [item_ids[index] for index in order.indices], request, context.now_ms)
+        return order, teams
 
     def _diversify(
         self,

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
 from infra.settings import Settings
+from infra.shared_metrics import SharedMetrics
 from serving.api import Api, build_app
 from serving.artifact_watch import ArtifactWatch
 from serving.breaker import Breaker, BreakerRule
@@ -43,11 +44,15 @@ log = logging.getLogger(__name__)
 
 
 class ScorerProcess:
-    """Everything that lives as long as the process; `app` starts and stops it."""
+    """Everything that lives as long as the process; `app` starts and stops it.
 
-    def __init__(self, settings: Settings) -> None:
+    With `shared` it is one of several on one port: it takes no connection before it is warm, since others are.
+    """
+
+    def __init__(self, settings: Settings, shared: SharedMetrics | None = None) -> None:
         self.settings = settings
-        self.metrics = Metrics("scorer")
+        self.metrics = Metrics("scorer", shared=shared)
+        self._has_siblings = shared is not None
         self.library = Library(self.metrics)
         self.scorer = Scorer(self.library)
         self._store = StoreReader(
@@ -113,6 +118,8 @@ class ScorerProcess:
             )
         tasks = [asyncio.create_task(self._warm_up()), asyncio.create_task(self._keep_house())]
         try:
+            while self._has_siblings and not self._is_warm and not tasks[0].done():
+                await asyncio.sleep(0.02)
             yield
         finally:
             await self._end(tasks)

@@ -6,27 +6,23 @@ Enters: a `RankRequest`. Leaves: a `RankAnswer`, always: what is missing behind 
 
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Literal
 
 from features.engagement import TASK_NAMES, Task
-from features.model_inputs import pack_inputs
 from features.text import normalise_query
 from features.vector import Context
 from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
 from serving.candidates import Found, find_candidates, given_candidates
-from serving.contract import Group, RankAnswer, RankedItem, RankRequest, Status
+from serving.contract import RankAnswer, RankRequest, Status
+from serving.drafted import merge_found, merge_scored
 from serving.experiments import Experiment
-from serving.explain import explain_features, explain_parts
-from serving.grounds import find_grounds
-from serving.groups import make_groups
-from serving.library import Library
-from serving.ordering import Ordering, best_first
+from serving.ordering import Ordering
+from serving.ranked import Ordered, Ranked, reading_order, to_groups, to_items, to_ranking, version_of
 from serving.rankings_log import RankingsLog
-from serving.rerank import Order
-from serving.scorer import POPULARITY, LoadedModel, Prepared, Scored, Scorer
+from serving.scorer import LoadedModel, Prepared, Scored, Scorer
 from serving.store_reader import RowKeys, RowsRead, StoreReader
-from streams.events import Ranking, ServedItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +48,40 @@ class Ranker:
         )
         phases.end("store")
 
-        variant, model = self.scorer.model_of(self.experiment.assign(request.user_id))
+        sides = self._sides(request)
         context = _to_context(task, query, request, rows, at_ms, self.scorer.library.table.totals.priors(at_ms))
-        found = self._candidates(request, model, context)
+        found = reduce(merge_found, [self._candidates(request, model, context) for _, model in sides])
         phases.end("candidates")
 
-        prepared = self.scorer.prepare(model, context, self.scorer.library.table.slots(found.item_ids))
+        slots = self.scorer.library.table.slots(found.item_ids)
+        prepared = [self.scorer.prepare(model, context, slots) for _, model in sides]
         phases.end("features")
 
-        scored = self.scorer.score(prepared, task)
+        made = [(side, self.scorer.score(side, task)) for side in prepared]
         phases.end("model")
 
         ranking_id = request.id or str(uuid.uuid4())
-        order = self.ordering.order(ranking_id, request, context, found.item_ids, prepared, scored)
+        ordered = self._order(ranking_id, request, context, found, made)
         phases.end("rules")
 
-        ranked = _Ranked(ranking_id, at_ms, variant, rows, found, prepared, scored, order)
-        items = _to_items(self.scorer, ranked, request.explain)
-        groups = _to_groups(self.scorer, context, ranked, request)
+        variants = tuple(variant for variant, _ in sides)
+        ranked = Ranked(ranking_id, at_ms, variants, tuple(version_of(side) for side in prepared), rows, found, ordered)
+        items = to_items(self.scorer, ranked, request.explain)
+        groups = to_groups(self.scorer, context, ranked, request)
         if request.log and items:
-            shown = replace(ranked, order=_reading_order(groups, ranked)) if groups else ranked
-            self.rankings.put(_to_ranking(self.scorer.library, shown, request, context.priors))
+            shown = replace(ranked, ordered=reading_order(groups, ranked)) if groups else ranked
+            self.rankings.put(to_ranking(self.scorer.library, shown, request, context.priors))
         phases.end("answer")
 
-        status = to_status(rows, has_model=model is not None)
+        status = to_status(rows, has_model=sides[0][1] is not None)
         self._count(status, ranked)
         self.metrics.observe("nowrank_scorer_rank_seconds", phases.total_s, task=request.task)
-        self.metrics.observe("nowrank_scorer_variant_seconds", phases.total_s, variant=variant)
+        if len(variants) == 1:
+            self.metrics.observe("nowrank_scorer_variant_seconds", phases.total_s, variant=variants[0])
         return RankAnswer(
             ranking_id=ranked.ranking_id,
-            model=_version(prepared),
-            variant=variant,
+            model=ranked.model,
+            variant=ranked.variant,
             took_ms=round(1000 * phases.total_s, 3),
             items=items,
             status=status,
@@ -90,15 +89,39 @@ class Ranker:
             groups=groups,
         )
 
+    def _sides(self, request: RankRequest) -> list[tuple[str, LoadedModel | None]]:
+        """The variants that answer, with their models: one, or two that have different models and are interleaved.
+
+        An explained answer, and one in rows, is always of one.
+        """
+        pair = () if request.explain or request.groups else self.experiment.pair_of(request.user_id)
+        sides = [self.scorer.model_of(variant) for variant in pair]
+        if len({variant for variant, _ in sides}) == 2 and all(model is not None for _, model in sides):
+            return sides
+        return [self.scorer.model_of(self.experiment.assign(request.user_id))]
+
+    def _order(
+        self, ranking_id: str, request: RankRequest, context: Context, found: Found, made: list[tuple[Prepared, Scored]]
+    ) -> Ordered:
+        if len(made) == 1:
+            ((prepared, scored),) = made
+            order = self.ordering.order(ranking_id, request, context, found.item_ids, prepared, scored)
+            return Ordered(prepared, scored, order, {})
+        (prepared, scored), (prepared_2, scored_2) = made
+        order, teams = self.ordering.draft(ranking_id, request, context, found.item_ids, (scored, scored_2))
+        return Ordered(*merge_scored((prepared, prepared_2), (scored, scored_2), teams), order, teams)
+
     def _candidates(self, request: RankRequest, model: LoadedModel | None, context: Context) -> Found:
         if request.items is not None:
             return given_candidates(request.items, request.pinned, request.blocked)
         include_seen = context.task is Task.SEARCH if request.include_seen is None else request.include_seen
         return find_candidates(self.scorer, model, context, include_seen, request.pinned, request.blocked)
 
-    def _count(self, status: Status, ranked: "_Ranked") -> None:
+    def _count(self, status: Status, ranked: Ranked) -> None:
         for source, count in ranked.found.by_source.items():
             self.metrics.count("nowrank_scorer_candidates_total", count, source=source)
+        for index in ranked.ordered.teams:
+            self.metrics.count("nowrank_scorer_interleaved_items_total", variant=ranked.team(index) or "")
         if status.store != "ok":
             self.metrics.count("nowrank_scorer_degraded_total", status=f"store_{status.store}")
         if status.model != "ok":
@@ -107,20 +130,6 @@ class Ranker:
             self.metrics.observe(
                 "nowrank_scorer_feature_age_seconds", max(0, ranked.at_ms - ranked.rows.user_as_of_ms) / 1000
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Ranked:
-    """One request's way so far."""
-
-    ranking_id: str
-    at_ms: int
-    variant: str
-    rows: RowsRead
-    found: Found
-    prepared: Prepared
-    scored: Scored
-    order: Order
 
 
 def to_status(rows: RowsRead, *, has_model: bool) -> Status:
@@ -148,79 +157,6 @@ def _to_context(
         country_targets=rows.targets.get("country"),
         priors=priors,
     )
-
-
-def _to_items(scorer: Scorer, ranked: _Ranked, explain: bool) -> list[RankedItem]:
-    library, scored, prepared = scorer.library, ranked.scored, ranked.prepared
-    indices = ranked.order.indices
-    parts = explain_parts(scorer, prepared, scored, indices) if explain else [None] * len(indices)
-    return [
-        RankedItem(
-            item_id=ranked.found.item_ids[index],
-            score=float(scored.scores_N[index]),
-            title=library.title(ranked.found.item_ids[index]),
-            probability=None if scored.probabilities_N is None else float(scored.probabilities_N[index]),
-            parts=part,
-            features=explain_features(library, prepared, ranked.rows, index, ranked.at_ms) if explain else None,
-        )
-        for index, part in zip(indices, parts, strict=True)
-    ]
-
-
-def _to_groups(scorer: Scorer, context: Context, ranked: _Ranked, request: RankRequest) -> list[Group] | None:
-    """The rows of a request that asks for them, of all candidates and not of the first `limit` only."""
-    if not request.groups:
-        return None
-    shown_first = dict.fromkeys((*ranked.order.indices, *best_first(ranked.scored, ranked.found.item_ids)))
-    item_ids = [ranked.found.item_ids[index] for index in shown_first]
-    scores = ranked.scored.scores_N[list(shown_first)].tolist()
-    grounds = find_grounds(scorer, ranked.prepared.model, context, item_ids, scores)
-    return make_groups(grounds, request.rows, request.per_row)
-
-
-def _reading_order(groups: list[Group], ranked: _Ranked) -> Order:
-    """What the rows show, row by row."""
-    index_by_id = {item_id: index for index, item_id in enumerate(ranked.found.item_ids)}
-    propensities = dict(zip(ranked.order.indices, ranked.order.propensities, strict=True))
-    indices = [index_by_id[item.item_id] for group in groups for item in group.items]
-    return Order(indices, [propensities.get(index, 1.0) for index in indices])
-
-
-def _to_ranking(library: Library, ranked: _Ranked, request: RankRequest, priors: tuple[float, ...]) -> Ranking:
-    """What is logged: the answer, the exact features behind it, and the offsets in every row that they came from."""
-    shown = [
-        (ranked.found.item_ids[index], index, propensity)
-        for index, propensity in zip(ranked.order.indices, ranked.order.propensities, strict=True)
-    ]
-    item_offsets = {f"item:{item_id}": offsets for item_id, _, _ in shown if (offsets := library.contained(item_id))}
-    return Ranking(
-        ranking_id=ranked.ranking_id,
-        user_id=request.user_id,
-        event_ts_ms=ranked.at_ms,
-        task=request.task,
-        items=[
-            ServedItem(
-                item_id=item_id,
-                score=float(ranked.scored.scores_N[index]),
-                propensity=propensity,
-                features=ranked.prepared.pairs_NF[index].tobytes(),
-            )
-            for item_id, index, propensity in shown
-        ],
-        session_id=request.session_id,
-        query=request.query,
-        source_item_id=request.source_item_id,
-        country=request.country,
-        model=_version(ranked.prepared),
-        variant=ranked.variant,
-        contained={**ranked.rows.contained, **item_offsets},
-        inputs=b"" if ranked.prepared.inputs is None else pack_inputs(library.table, ranked.prepared.inputs),
-        priors=list(priors),
-    )
-
-
-def _version(prepared: Prepared) -> str:
-    return POPULARITY if prepared.model is None else prepared.model.artifact.version
 
 
 class _Phases:

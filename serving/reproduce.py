@@ -11,6 +11,7 @@ on the same build and processor the scores must be equal bit for bit.
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from features.engagement import TASK_NAMES
@@ -20,7 +21,7 @@ from features.vector import COLUMN_NAMES
 from infra.errors import NowrankError
 from infra.settings import Settings
 from model.artifact import Artifact, load_artifact
-from serving.experiments import artifact_folder
+from serving.experiments import JOINT, artifact_folder
 from serving.fallback import popularity_scores
 from serving.scorer import POPULARITY, finite
 from streams.audit.log_reader import LogReader
@@ -93,6 +94,23 @@ def reproduce(ranking: Ranking, artifact: Artifact | None, table: ItemTable) -> 
     return [Reproduced(item.item_id, item.score, computed.get(item.item_id)) for item in ranking.items]
 
 
+def reproduce_interleaved(
+    ranking: Ranking, artifacts: dict[str, Artifact], tables: dict[str, ItemTable]
+) -> list[Reproduced]:
+    """The titles of an interleaved answer in their order, each scored again by the variant whose pick it is; a pinned
+    one by the first. Raises like `reproduce`.
+    """
+    variants, models = ranking.variant.split(JOINT), ranking.model.split(JOINT)
+    computed: dict[str, Reproduced] = {}
+    for variant, model in zip(variants, models, strict=True):
+        items = [item for item in ranking.items if (item.team or variants[0]) == variant]
+        if items:
+            own = msgspec.structs.replace(ranking, items=items, model=model, variant=variant)
+            again = reproduce(own, artifacts[variant], tables[variant])
+            computed |= {one.item_id: one for one in again}
+    return [computed[item.item_id] for item in ranking.items]
+
+
 def reproduce_logged(
     settings: Settings, ranking_id: str, folder: Path | None = None
 ) -> tuple[Ranking, list[Reproduced]]:
@@ -102,6 +120,15 @@ def reproduce_logged(
     """
     with LogReader(settings) as reader:
         ranking = find_ranking(reader, ranking_id)
+        if JOINT in ranking.variant:
+            if folder is not None:
+                raise NowrankError(
+                    f"{ranking.variant!r} answered together, from a folder each: give none with --artifact, but "
+                    "NOWRANK_ARTIFACT_DIR"
+                )
+            artifacts = {name: load_artifact(artifact_folder(settings, name)) for name in ranking.variant.split(JOINT)}
+            tables = {name: read_titles(reader, artifact) for name, artifact in artifacts.items()}
+            return ranking, reproduce_interleaved(ranking, artifacts, tables)
         artifact = None
         if ranking.model != POPULARITY:
             artifact = load_artifact(folder or artifact_folder(settings, ranking.variant))

@@ -91,6 +91,7 @@ class ServedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float
     propensity: float = 1.0
     features: bytes = b""
+    team: str = ""  # of an interleaved answer: the variant whose pick it is
 
 
 class Ranking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="ranking"):

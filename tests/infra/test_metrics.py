@@ -94,5 +94,9 @@ def test_a_metric_cannot_be_fed_as_another_kind() -> None:
         Metrics("worker").set("nowrank_worker_deltas_total", 1.0)
 
 
+def test_only_gauges_say_what_several_processes_say_together() -> None:
+    assert {spec.kind for spec in CATALOGUE if spec.together != "sum"} == {"gauge"}
+
+
 def test_page_of_metrics_is_the_catalogue() -> None:
     assert (ROOT / "docs" / "metrics.md").read_text() == metrics_page(), "write it anew: make docs"

@@ -98,7 +98,7 @@ def test_lost_connection_is_followed_by_a_full_read(
     followed: Followed, store: FencedStore, redis_client: redis.Redis, kind: str
 ) -> None:
     mine = str(redis_client.client_id())
-    [writer_id] = store._execute(("CLIENT", "ID"))
+    [writer_id] = store._execute([("CLIENT", "ID")])
     writer = str(writer_id)
     for client in redis_client.client_list(_type=kind):
         if client["id"] not in (mine, writer):
