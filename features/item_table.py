@@ -27,6 +27,8 @@ class ItemTable:
         self.ids: list[str] = [""]
         self.items: list[Item | None] = [None]
         self.titles: list[str] = [""]
+        # The names of a title's people, normalised as a query is, in one line, a space before each.
+        self.people: list[str] = [""]
         self.totals = CatalogueTotals()
         self.sums = np.zeros((capacity, len(SUMS)), np.float32)
         self.as_of_ms = np.zeros(capacity, np.int64)
@@ -47,6 +49,7 @@ class ItemTable:
             self.ids.append(item_id)
             self.items.append(None)
             self.titles.append("")
+            self.people.append("")
             if slot >= len(self.sums):
                 self._grow()
         return slot
@@ -61,6 +64,7 @@ class ItemTable:
         slot = self.slot(item.item_id)
         self.items[slot] = item
         self.titles[slot] = normalise_query(item.title)
+        self.people[slot] = "".join(f" {normalise_query(name)}" for name in item.people)
         tokens = text_tokens(self.titles[slot], TITLE_TOKENS)
         genres = list(dict.fromkeys(map(genre_token, item.genres)))[:ITEM_GENRES]
         self.title_tokens[slot] = tokens + [0] * (TITLE_TOKENS - len(tokens))

@@ -175,14 +175,23 @@ def item_columns(table: ItemTable, slots: Slots, now_ms: int, priors: tuple[floa
 
 
 def lexical_columns(table: ItemTable, slots: Slots, text: str | None) -> list[Matrix]:
-    """Does the title equal the query, begin with it, have a word that begins with it, and how alike are they (0..1)?"""
+    """Does the title equal the query, begin with it, have a word that begins with it (or one of its people's names),
+    and how alike are they (0..1)?
+    """
     if not text:
         return [np.zeros(len(slots), np.float32)] * 4
     titles = [table.titles[slot] for slot in slots]
     inner = f" {text}"
     exact = np.fromiter((title == text for title in titles), np.float32, len(titles))
     prefix = np.fromiter((title.startswith(text) for title in titles), np.float32, len(titles))
-    word_prefix = np.fromiter((title.startswith(text) or inner in title for title in titles), np.float32, len(titles))
+    word_prefix = np.fromiter(
+        (
+            title.startswith(text) or inner in title or inner in table.people[slot]
+            for title, slot in zip(titles, slots.tolist(), strict=True)
+        ),
+        np.float32,
+        len(titles),
+    )
     return [exact, prefix, word_prefix, cdist([text], titles, scorer=partial_ratio, dtype=np.float32)[0] / 100]
 
 

@@ -1,4 +1,4 @@
-"""The only reader of the wall clock.
+"""The only reader of the clocks.
 
 Enters: nothing. Leaves: the time. Called by the processes' edges, which pass `now_ms` down to pure code.
 """
@@ -14,3 +14,8 @@ def now_ms() -> int:
 def monotonic_s() -> float:
     """Seconds on a clock that never goes back; for durations only."""
     return time.perf_counter()
+
+
+def thread_cpu_s() -> float:
+    """Seconds of CPU that this thread has used: other processes do not change it."""
+    return time.thread_time()

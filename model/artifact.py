@@ -117,10 +117,24 @@ class Artifact:
         """Each candidate's co-play scores with the source, the history and the session, for `pair_matrix`; about
         0.1 ms.
         """
-        sources = tuple(
-            Sources(encoded.index_V[source.slots_S], source.weights_S) for source in context_sources(table, context)
+        return similarities(self._neighbours, self.similarity_sources(encoded, table, context), encoded.index_V[slots])
+
+    def similarity_sources(
+        self, encoded: ItemVectors, table: ItemTable, context: Context
+    ) -> tuple[Sources, Sources, Sources]:
+        """The titles that candidates are compared with, as indices of the vocabulary: the source, the history, the
+        session.
+        """
+        source, history, session = (
+            Sources(encoded.index_V[one.slots_S], one.weights_S) for one in context_sources(table, context)
         )
-        return similarities(self._neighbours, sources, encoded.index_V[slots])  # type: ignore[arg-type]
+        return source, history, session
+
+    def neighbours(self, sources: Sources) -> tuple[NDArray[np.int64], Floats]:
+        """The indices in the vocabulary of all titles that were ever played near the sources, and how near: the scores
+        of `similarities` without its logarithm.
+        """
+        return self._neighbours.near(sources)
 
     def score(
         self, encoded: ItemVectors, inputs: RequestInputs, slots: Slots, pairs_NF: Floats, without: Side | None = None

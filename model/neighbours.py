@@ -27,6 +27,8 @@ SHRINKAGE = 20.0
 # than the last 5 alike.
 SESSION_TITLES, SESSION_FADE = 10, 0.8
 CONTRAST = 100.0
+# Sorting the neighbours is quicker than one place for every title when there are fewer than one in so many.
+SPARSE = 16
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -105,15 +107,34 @@ class NeighbourTable(NamedTuple):
 
     def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
         """The (N,) scores of the candidates; the same as `CoPlays.scores` up to rounding."""
-        slots_S, weights_S = sources
-        if len(slots_S) == 0:
+        if len(sources.slots_S) == 0:
             return np.zeros(len(candidates_N), np.float32)
+        columns, weighed = self._neighbours(sources)
+        scores_V = np.bincount(columns, weighed, len(self.plays_V))
+        return np.asarray(scores_V[candidates_N] / np.sqrt(self.plays_V[candidates_N] + SHRINKAGE), np.float32)
+
+    def near(self, sources: Sources) -> tuple[Ints, Floats]:
+        """Every neighbour of the sources, and its score: costs what the sources' neighbours are, not what all titles
+        are.
+        """
+        columns, weighed = self._neighbours(sources)
+        if SPARSE * len(columns) < len(self.plays_V):
+            found_N, places = np.unique(columns, return_inverse=True)
+            slots_N, counts_N = found_N.astype(np.int64), np.bincount(places, weighed, len(found_N))
+        else:
+            counts_V = np.bincount(columns, weighed, len(self.plays_V))
+            slots_N = np.flatnonzero(counts_V)
+            counts_N = counts_V[slots_N]
+        return slots_N, np.asarray(counts_N / np.sqrt(self.plays_V[slots_N] + SHRINKAGE), np.float32)
+
+    def _neighbours(self, sources: Sources) -> tuple[NDArray[np.int32], Floats]:
+        """The neighbours of all sources in one line, with their weighed counts; a title once for each source."""
+        slots_S, weights_S = sources
         begins_S, sizes_S = self.begins[slots_S], self.begins[slots_S + 1] - self.begins[slots_S]
-        # All sources' neighbours in one line: each source's own run of places in the CSR arrays.
+        # Each source's own run of places in the CSR arrays.
         held = np.arange(sizes_S.sum()) + np.repeat(begins_S - np.cumsum(sizes_S) + sizes_S, sizes_S)
         weights = np.repeat(weights_S / np.sqrt(self.plays_V[slots_S] + SHRINKAGE), sizes_S)
-        scores_V = np.bincount(self.columns[held], self.counts[held] * weights, len(self.plays_V))
-        return np.asarray(scores_V[candidates_N] / np.sqrt(self.plays_V[candidates_N] + SHRINKAGE), np.float32)
+        return self.columns[held], self.counts[held] * weights
 
     def save(self, path: Path) -> None:
         """Write the table as compressed npz, without pickle."""

@@ -15,8 +15,9 @@ from features.vector import Context
 from infra.clock import now_ms
 from infra.errors import NowrankError
 from infra.metrics import Metrics
-from model.artifact import CARD, load_artifact
+from model.artifact import CARD, Artifact, load_artifact
 from serving.experiments import DEFAULT
+from serving.library import Library
 from serving.scorer import POPULARITY, LoadedModel, Scorer
 
 WARM_UP_CANDIDATES = 500
@@ -59,7 +60,7 @@ class ArtifactWatch:
         model = self._scorer.models.get(self._variant)
         if model is not None and model.encoded_version != self._scorer.library.content_version:
             version = self._scorer.library.content_version
-            model.encoded = await asyncio.to_thread(model.artifact.encode_items, self._scorer.library.table)
+            model.encoded = await asyncio.to_thread(model.encode, self._scorer.library)
             model.encoded_version = version
 
     async def _load(self) -> bool:
@@ -68,8 +69,7 @@ class ArtifactWatch:
         try:
             artifact = await asyncio.to_thread(load_artifact, self._path)
             library.put_artifact_items(artifact.items)
-            version = library.content_version
-            model = LoadedModel(artifact, await asyncio.to_thread(artifact.encode_items, library.table), version)
+            model = await asyncio.to_thread(_encoded, artifact, library)
             self._warm_up(model)
         except NowrankError as error:
             log.error("the artifact of %s is refused, %s stays: %s", self._variant, self._version, error)
@@ -77,6 +77,8 @@ class ArtifactWatch:
         except Exception:
             log.exception("the artifact in %s is refused, %s stays", self._path, self._version)
             return False
+        if (former := self._scorer.models.get(self._variant)) is not None:
+            former.near.close()
         self._scorer.models[self._variant] = model
         if self._variant == DEFAULT:
             self._metrics.set("nowrank_scorer_model_loaded_timestamp_seconds", now_ms() / 1000)
@@ -94,6 +96,11 @@ class ArtifactWatch:
         for task in list(Task) * WARM_UP_RUNS:
             context = Context(task=task, now_ms=now_ms(), query="a")
             self._scorer.score(self._scorer.prepare(model, context, slots), task)
+
+
+def _encoded(artifact: Artifact, library: Library) -> LoadedModel:
+    version = library.content_version
+    return LoadedModel(artifact, artifact.encode_items(library.table), version)
 
 
 def _stamp(card: Path) -> tuple[int, int] | None:

@@ -6,7 +6,9 @@ by `rank.py`.
 | source | brings | needs |
 | --- | --- | --- |
 | title | titles that match the query: beginning, words, spelling | query |
+| people | titles with a person whose name matches the query | query, catalogue |
 | query | titles engaged after the same query | query row |
+| related | titles near to these by the model's vectors; where nothing matches, to the one spelled most alike | model |
 | source | neighbours of the source title | model |
 | source_row | titles engaged from the source title | source row |
 | session | neighbours of the titles of the open session | model |
@@ -20,25 +22,29 @@ Titles that the request pins are candidates before all of these; those that it b
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-
-import numpy as np
-from numpy.typing import NDArray
 
 from features import country, query, source_item
 from features.engagement import Kind, Task
 from features.top_targets import TopTargetsState, ranked_targets
 from features.user import UserState
 from features.vector import Context
+from model.neighbours import Sources
 from serving.library import Library
 from serving.scorer import LoadedModel, Scorer
+from serving.title_index import Matches
 from streams.topics import PLAYS
 
 MAX_FOUND = 500
+# The titles engaged most after a query whose neighbours are related to it.
+RELATED_TO = 3
 SOURCES = (
     "given",
     "title",
+    "people",
     "query",
+    "related",
     "source",
     "source_row",
     "session",
@@ -51,7 +57,15 @@ SOURCES = (
 
 # Sources in order, with the most that each may bring.
 BUDGETS: dict[Task, dict[str, int]] = {
-    Task.SEARCH: {"title": 200, "query": 100, "session": 50, "history": 50, "trending": 100},
+    Task.SEARCH: {
+        "title": 180,
+        "people": 30,
+        "query": 80,
+        "related": 30,
+        "session": 40,
+        "history": 40,
+        "trending": 100,
+    },
     Task.MORE_LIKE_THIS: {
         "source": 200,
         "source_row": 100,
@@ -131,17 +145,31 @@ class _Bringing:
         self._library = scorer.library
         self._model = model
         self._context = context
-        self._neighbours: dict[str, NDArray[np.float32]] | None = None
+        self._budgets = BUDGETS[context.task]
+
+    @cached_property
+    def _matches(self) -> Matches:
+        return self._library.titles.find(self._context.query or "", self._library.strength_V, self._budgets["title"])
+
+    @cached_property
+    def _people(self) -> Matches:
+        return self._library.titles.find_people(
+            self._context.query or "", self._library.strength_V, self._budgets["people"], not self._matches.exact
+        )
+
+    @cached_property
+    def _sources(self) -> dict[str, Sources]:
+        return {} if self._model is None else self._scorer.nearness_sources(self._model, self._context)
 
     def by(self, source: str) -> Iterable[str]:
         context = self._context
         match source:
             case "title":
-                return self._ids(
-                    self._library.titles.find(
-                        context.query or "", self._library.strength_V, BUDGETS[Task.SEARCH]["title"]
-                    )
-                )
+                return self._ids((*self._matches.exact, *self._matches.alike))
+            case "people":
+                return self._ids((*self._people.exact, *self._people.alike))
+            case "related":
+                return self._related()
             case "query":
                 return _targets(context.query_targets, query.HALF_LIFE_MS)
             case "source_row":
@@ -159,17 +187,29 @@ class _Bringing:
         """The neighbours of the source title, the session or the history, the nearest first."""
         if self._model is None:
             return iter(())
-        if self._neighbours is None:
-            every_slot = np.arange(len(self._library.table))
-            similar = self._scorer.similarities(self._model, self._context, every_slot)
-            self._neighbours = {"source": similar.source, "session": similar.session, "history": similar.history}
-        nearness_V = self._neighbours[source]
-        near = np.flatnonzero(nearness_V > 0)
-        return self._ids(near[np.argsort(-nearness_V[near], kind="stable")].tolist())
+        # Some of the nearest will be ones that were seen, or found already.
+        return self._scorer.neighbours(self._model, self._sources[source], 4 * self._budgets[source])
+
+    def _related(self) -> Iterator[str]:
+        """What is near to the titles that members went for after this query; where nobody did and nothing matches,
+        what is near to the title that is spelled most alike.
+        """
+        if self._model is None:
+            return iter(())
+        engaged = islice(_targets(self._context.query_targets, query.HALF_LIFE_MS, shown=False), RELATED_TO)
+        table = self._library.table
+        slots = [slot for item_id in engaged if (slot := table.slot_by_id.get(item_id, 0))]
+        if not slots and not self._matches.exact and not self._people.exact:
+            slots = self._matches.alike[:1]
+        return self._ids(self._model.near.nearest(slots, 2 * self._budgets["related"]))
 
     def _ids(self, slots: Iterable[int]) -> Iterator[str]:
         return (self._library.table.ids[slot] for slot in slots)
 
 
-def _targets(state: TopTargetsState | None, half_life_ms: int) -> Iterator[str]:
-    return iter(()) if state is None else (item_id for item_id, _ in ranked_targets(state, half_life_ms))
+def _targets(state: TopTargetsState | None, half_life_ms: int, *, shown: bool = True) -> Iterator[str]:
+    """The titles of a row, the most engaged first; with or without those that were only shown."""
+    if state is None:
+        return iter(())
+    ranked = ranked_targets(state, half_life_ms)
+    return (item_id for item_id, target in ranked if shown or sum(target.sums[1:]) > 0)

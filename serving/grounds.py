@@ -17,11 +17,13 @@ from features.vector import Context, lexical_columns
 from serving.groups import Grounds, Reason, lean, matching
 from serving.library import Library
 from serving.scorer import LoadedModel, Scorer
-from serving.title_index import TYPO_CUTOFF, TYPO_MIN_CHARS
+from serving.title_index import TYPO_MIN_CHARS
 
 REASONS = 3
 # How many of an order's first titles make a row's stock; which of them are shown, and where, the ranking says.
 NEAR_TITLES = 50
+# From which share of equal characters on a title is spelled alike, in percent.
+ALIKE_PERCENT = 70
 TRENDING_TITLES = 50
 _PHRASES = {
     Kind.PLAY: "Because you just watched",
@@ -109,7 +111,7 @@ def _search_grounds(library: Library, near: _Near, context: Context, ranked: Gro
     related += _engaged(context.query_targets, query.HALF_LIFE_MS, set(ranked.item_ids))
     if len(typed) >= TYPO_MIN_CHARS:
         *_, alike_N = lexical_columns(table, slots_N, typed)
-        related += [ranked.item_ids[place] for place in np.flatnonzero(100 * alike_N >= TYPO_CUTOFF).tolist()]
+        related += [ranked.item_ids[place] for place in np.flatnonzero(100 * alike_N >= ALIKE_PERCENT).tolist()]
     return Grounds(
         item_ids=ranked.item_ids,
         scores=ranked.scores,

@@ -32,7 +32,7 @@ class Library:
     def __init__(self, metrics: Metrics) -> None:
         self.table = ItemTable()
         self.content_version = 0
-        self.titles = TitleIndex([])
+        self.titles = TitleIndex()
         self.trending_slots: list[int] = []
         self.new_slots: list[int] = []
         self.strength_V: NDArray[np.float32] = np.zeros(1, np.float32)
@@ -83,7 +83,7 @@ class Library:
         for slot, item in enumerate(self.table.items):
             if item is not None and item.item_id not in catalogue:
                 self.table.items[slot] = None
-                self.table.titles[slot] = ""
+                self.table.titles[slot] = self.table.people[slot] = ""
                 self.content_version += 1
 
     def put_artifact_items(self, items: Iterable[Item]) -> None:
@@ -92,7 +92,7 @@ class Library:
             self._put_items(items)
 
     def refresh(self, now_ms: int) -> None:
-        """Compute what is trending and what is new, and index the titles anew when they have changed.
+        """Compute what is trending and what is new, and index the titles that have changed.
 
         May run beside the event loop: it only reads the table, and puts whole results in place.
         """
@@ -102,7 +102,7 @@ class Library:
         strength_V[0] = -np.inf
         exposure_V = self.table.sums[slots][:, _EXPOSURE].sum(axis=1)
         if self._titles_version != version:
-            self.titles = TitleIndex(list(self.table.titles))
+            self.titles.put(list(self.table.titles), list(self.table.people))
             self._titles_version = version
         self.strength_V = strength_V
         self.trending_slots = np.argsort(-strength_V, kind="stable")[:-1][:MAX_TRENDING].tolist()

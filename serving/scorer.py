@@ -4,7 +4,8 @@ Enters: slots and a `Context`. Leaves: `Scored`. Called by `rank.py`; the model 
 in the event loop's thread: ONNX Runtime on one thread, no hand-over.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,12 @@ from features.engagement import Task
 from features.model_inputs import RequestInputs, request_inputs
 from features.vector import Context, Similarities, pair_matrix
 from model.artifact import Artifact, ItemVectors
+from model.neighbours import Sources
 from serving.experiments import DEFAULT
 from serving.fallback import popularity_scores
 from serving.library import Library
+from serving.title_index import best_first
+from serving.vector_index import VectorIndex
 
 Floats = NDArray[np.float32]
 Slots = NDArray[np.int64]
@@ -28,7 +32,7 @@ POPULARITY = "popularity"
 
 @dataclass(slots=True)
 class LoadedModel:
-    """An artifact and the vectors of the library's titles.
+    """An artifact and the vectors of the library's titles, also as an index of what is near to what.
 
     `encoded_version` is the library's content that they were made for.
     """
@@ -36,6 +40,18 @@ class LoadedModel:
     artifact: Artifact
     encoded: ItemVectors
     encoded_version: int
+    near: VectorIndex = field(default_factory=VectorIndex)
+
+    def __post_init__(self) -> None:
+        self.near.put(self.encoded.vectors_VD)
+
+    def encode(self, library: Library) -> ItemVectors:
+        """The vectors of the library's titles as they are now, also put into the index; may run beside the event loop,
+        which then takes them over.
+        """
+        encoded = self.artifact.encode_items(library.table)
+        self.near.put(encoded.vectors_VD)
+        return encoded
 
     def vectors(self, size: int) -> ItemVectors:
         """The vectors of `size` slots; titles that came since they were encoded are zeros until they are."""
@@ -94,6 +110,18 @@ class Scorer:
         """Each title's item-to-item score with the source, the history and the session."""
         table = self.library.table
         return model.artifact.similarities(model.vectors(len(table)), table, context, slots)
+
+    def nearness_sources(self, model: LoadedModel, context: Context) -> dict[str, Sources]:
+        """The titles whose neighbours a context asks for, by the candidates' source that brings these."""
+        table = self.library.table
+        sources = model.artifact.similarity_sources(model.vectors(len(table)), table, context)
+        return dict(zip(("source", "history", "session"), sources, strict=True))
+
+    def neighbours(self, model: LoadedModel, sources: Sources, wanted: int) -> Iterator[str]:
+        """The neighbours of some titles, the nearest first; those after `wanted` ones are sorted only if asked for."""
+        index_N, scores_N = model.artifact.neighbours(sources)
+        vocabulary = model.artifact.card.vocabulary
+        return (vocabulary[index_N[place]] for place in best_first(scores_N, wanted))
 
     def prepare(self, model: LoadedModel | None, context: Context, slots: Slots) -> Prepared:
         """The columns of the candidates and, for a model, the request's side of its inputs."""

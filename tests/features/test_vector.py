@@ -107,6 +107,14 @@ def test_the_targets_of_the_query_are_decayed_to_now(table: ItemTable) -> None:
     assert column(table, "source_item_clicks", asked) == column(table, "country_plays", asked) == [0, 0, 0, 0]
 
 
+def test_a_word_of_a_persons_name_counts_as_one_of_the_title(table: ItemTable) -> None:
+    table.set_item(Item(item_id=ALIEN, title="Alien", people=("Sigourney Weaver", "Tom Skerritt")))
+    assert column(table, "title_word_prefix", context(query="sigourney wea")) == [0, 0, 1, 0]
+    assert column(table, "title_word_prefix", context(query="skerritt")) == [0, 0, 1, 0]
+    assert column(table, "title_word_prefix", context(query="kerritt")) == [0, 0, 0, 0]
+    assert column(table, "title_prefix", context(query="tom")) == [0, 0, 0, 0]
+
+
 def test_a_query_is_compared_with_the_titles(table: ItemTable) -> None:
     assert column(table, "title_exact", context(query="star wars")) == [1, 0, 0, 0]
     assert column(table, "title_prefix", context(query="star")) == [1, 1, 0, 0]

@@ -48,6 +48,18 @@ def test_the_sparse_table_scores_as_the_counts_do_also_after_saving(tmp_path: Pa
         assert loaded.scores(sources, candidates) == pytest.approx(counts.scores(sources, candidates), abs=1e-6)
 
 
+@pytest.mark.parametrize("titles", [30, 5_000])  # among few titles, and so many that the table is sparse
+def test_the_neighbours_of_sources_are_all_titles_with_a_score(titles: int) -> None:
+    table = _counted(_plays()).table(titles)
+    sources = Sources(np.array([3, 7, 9]), np.array([1.0, 0.5, 2.0], np.float32))
+    scores_N = table.scores(sources, np.arange(titles))
+    found_N, near_N = table.near(sources)
+    assert found_N.tolist() == np.flatnonzero(scores_N).tolist()
+    assert near_N == pytest.approx(scores_N[found_N])
+    nothing = Sources(np.array([], np.int64), np.array([], np.float32))
+    assert [len(part) for part in table.near(nothing)] == [0, 0]
+
+
 def test_no_source_and_no_title_score_zero() -> None:
     counts = _counted(_plays())
     nothing = Sources(np.array([], np.int64), np.array([], np.float32))

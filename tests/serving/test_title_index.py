@@ -1,5 +1,7 @@
 """Titles are found at each keystroke."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,8 @@ NO_STRENGTH = np.zeros(len(TITLES), np.float32)
 
 
 def find(query: str, limit: int = 10, strength: np.ndarray = NO_STRENGTH) -> list[str]:  # type: ignore[type-arg]
-    return [TITLES[slot] for slot in INDEX.find(normalise_query(query), strength, limit)]
+    exact, alike = INDEX.find(normalise_query(query), strength, limit)
+    return [TITLES[slot] for slot in (*exact, *alike)]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,9 @@ def find(query: str, limit: int = 10, strength: np.ndarray = NO_STRENGTH) -> lis
         ("alien", "Alien"),
         ("aleins", "Aliens"),
         ("sart wars", "Star Wars (1977)"),
+        ("starw", "Star Wars (1977)"),
+        ("strawars", "Star Wars (1977)"),
+        ("darkst", "The Dark Star"),
         ("ноч", "Ночной поезд"),
         ("a.i", "A.I."),
     ],
@@ -68,4 +74,49 @@ def test_strange_queries_do_no_harm(query: str) -> None:
 
 
 def test_index_without_titles_finds_nothing() -> None:
-    assert TitleIndex([]).find("star", NO_STRENGTH, 5) == []
+    assert TitleIndex().find("star", NO_STRENGTH, 5) == ([], [])
+
+
+def test_the_exact_title_comes_first_however_weak_it_is() -> None:
+    titles = ["", "it", *(f"it came {number}" for number in range(50))]
+    strength = np.arange(len(titles), dtype=np.float32)
+    strength[1] = -1.0
+    exact, _ = TitleIndex(titles).find("it", strength, 5)
+    assert exact == [1, 51, 50, 49, 48]
+    long = ["", "a title of many words", "a title of many words too"]
+    assert TitleIndex(long).find("a title of many words", np.array([0, 1, 2], np.float32), 5).exact == [1, 2]
+
+
+@pytest.mark.parametrize("query", ["mart", "mat", "maxtr", "mtarix", "amtrix", "matrixx", "teh matrix", "matrix thee"])
+def test_one_typing_error_in_a_word_or_its_beginning_is_forgiven(query: str) -> None:
+    assert "Matrix, The (1999)" in find(query)
+
+
+def test_a_title_is_found_by_most_of_its_words_when_none_has_all() -> None:
+    assert find("dark star returns") == ["The Dark Star"]
+    assert find("nothing of this") == []
+
+
+def test_changed_titles_are_found_by_what_they_are_now() -> None:
+    index = TitleIndex(["", "alien", "brazil"])
+    index.put(["", "", "blow up", "casino"], ["", "", " tom hanks"])
+    nothing = np.zeros(4, np.float32)
+
+    def found(query: str) -> list[int]:
+        return [slot for slots in index.find(query, nothing, 9) for slot in slots]
+
+    assert [found(query) for query in ("alien", "brazil", "blow", "up", "casin", "c")] == [[], [], [2], [2], [3], [3]]
+    assert index.find_people("hanks", nothing, 9).exact == [2]
+    index.put(["", "", "blow up", "casino"])
+    assert index.find_people("hanks", nothing, 9) == ([], [])
+    assert found("blow") == [2]
+
+
+def test_asking_goes_on_while_titles_are_put_in() -> None:
+    index, strength = TitleIndex(["", "alien"]), np.zeros(1, np.float32)
+    titles = ["", "alien", *(f"title {number}" for number in range(3_000))]
+    filling = threading.Thread(target=index.put, args=(titles,))
+    filling.start()
+    while filling.is_alive():
+        assert index.find("alien", strength, 5).exact == [1]
+    assert len(index.find("title", strength, 5_000).exact) == 3_000

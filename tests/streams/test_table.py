@@ -174,10 +174,19 @@ def test_a_file_that_cannot_be_read_at_all_says_why(
 
 
 def test_titles_are_read_from_csv_and_json_lines(tmp_path: Path) -> None:
-    expected = Item(item_id="1", title="A", genres=("War", "Drama"), year=1999, countries=("US",), deleted=True)
-    csv_file = written(tmp_path / "i.csv", "item_id,title,genres,year,countries,deleted\n1,A,War|Drama,1999,US,true\n")
-    line = '{"item_id":1,"title":"A","genres":["War","Drama"],"year":1999,"countries":["US"],"deleted":true}\n'
-    json_file = written(tmp_path / "i.jsonl", line)
+    expected = Item(
+        item_id="1",
+        title="A",
+        genres=("War", "Drama"),
+        people=("Tom Hanks", "Bo"),
+        year=1999,
+        countries=("US",),
+        deleted=True,
+    )
+    cells = "item_id,title,genres,people,year,countries,deleted\n1,A,War|Drama,Tom Hanks|Bo,1999,US,true\n"
+    csv_file = written(tmp_path / "i.csv", cells)
+    fields = '"item_id":1,"title":"A","genres":["War","Drama"],"people":["Tom Hanks","Bo"],"year":1999'
+    json_file = written(tmp_path / "i.jsonl", f'{{{fields},"countries":["US"],"deleted":true}}\n')
     assert list(read_items(csv_file, PLAIN, Seen())) == list(read_items(json_file, PLAIN, Seen())) == [expected]
     bad = written(tmp_path / "b.csv", "item_id,title,deleted\n1,,no\n2,B,maybe\n")
     assert [(row.row, row.field) for row in read_items(bad, PLAIN, Seen()) if isinstance(row, Rejection)] == [
