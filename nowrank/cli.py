@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("infra.embedded.commands", "say what is running, and where"),
     "data": ("streams.commands", "get a public data set"),
     "import": ("streams.commands", "publish a file of events, or a catalogue, to Kafka"),
+    "simulate": ("nowrank.simulate", "make a synthetic world with a known truth, as files or live on the broker"),
     "topics": ("streams.commands", "create or list the topics, print the schema of their events"),
     "worker": ("streams.worker_commands", "run a stream worker: both stages"),
     "canary": ("streams.worker_commands", "publish probe events and measure how soon they are readable"),
