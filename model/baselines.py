@@ -1,119 +1,124 @@
-"""Baselines: what UniCoRn has to beat, scored from the same replay.
+"""Baselines: what UniCoRn has to beat, each with a grid of settings to be tuned over.
 
-Enters: a replay at a label, candidates. Leaves: a score per candidate. Called by the evaluation.
+Enters: a `Moment`. Leaves: scores of its candidates, by setting. Called by `tuning.py`, which chooses the settings, and
+the evaluation.
 
-All of them read the live state of the replay, so their counts are as fresh as they can be; the model's own co-play
-counts are those of its artifact.
+Every family has at most BUDGET settings: the same budget for each. Counts (popularity, neighbours) are live, from
+strictly earlier events, as a running system has them; what is fitted (`ease.py`) sees only the time before the part of
+the log on which it is scored. Scores of zero everywhere fall back on popularity, through TIE_BREAK.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from features.decay import DAY_MS
-from features.vector import Context, lexical_columns
-from model.neighbours import SESSION_FADE, SESSION_TITLES, WINDOW, Sources
-from model.replay import Replay
-from streams.labels import Label, Log
+from model.moments import WINDOWS_MS, Floats, Moment
+from model.neighbours import SHRINKAGE, WINDOW
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-RECENT_DAYS = 7
+BUDGET = 12
 TIE_BREAK = 1e-9
+QUARTER, HOUR, WEEK = (WINDOWS_MS.index(ms) for ms in (900_000, 3_600_000, 7 * 24 * 3_600_000))
 
-
-class RecentPlays:
-    """Plays of the last RECENT_DAYS by slot, from the log's own plays in order."""
-
-    def __init__(self, log: Log, replay: Replay) -> None:
-        self._plays = [(event.event_ts_ms, event.item_id) for event in log.events if event.topic == "plays"]
-        self._replay = replay
-        self._begin = self._end = 0
-        self._counts_V = np.zeros(len(replay.table.sums))
-
-    def counts(self, now_ms: int) -> Floats:
-        """(V,) plays in [now - RECENT_DAYS, now); `now_ms` must not go back."""
-        while self._end < len(self._plays) and self._plays[self._end][0] < now_ms:
-            self._count(self._plays[self._end][1], +1)
-            self._end += 1
-        while self._begin < self._end and self._plays[self._begin][0] < now_ms - RECENT_DAYS * DAY_MS:
-            self._count(self._plays[self._begin][1], -1)
-            self._begin += 1
-        return self._counts_V
-
-    def _count(self, item_id: str, amount: int) -> None:
-        slot = self._replay.table.slot(item_id)
-        if slot >= len(self._counts_V):
-            self._counts_V = np.concatenate(
-                [self._counts_V, np.zeros(len(self._replay.table.sums) - len(self._counts_V))]
-            )
-        self._counts_V[slot] += amount
+Setting = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """What a baseline may look at."""
+class Family:
+    """A baseline: its settings by name, and how one setting scores the (N,) candidates of a moment."""
 
-    replay: Replay
-    recent: RecentPlays
-    label: Label
-    context: Context
-    slots: Ints
+    name: str
+    names: tuple[str, ...]
+    grid: tuple[Setting, ...]
+    scores: Callable[..., Floats]
+
+    def described(self, place: int) -> dict[str, Any]:
+        """A setting with its names."""
+        return dict(zip(self.names, self.grid[place], strict=True))
 
 
 def popularity(moment: Moment) -> Floats:
-    """Plays of all time."""
-    return moment.replay.co_plays.plays_V[moment.slots].astype(np.float64)
+    """How many users took each title, ever."""
+    return moment.plays_N
 
 
-def recent_popularity(moment: Moment) -> Floats:
-    """Plays of the last RECENT_DAYS, ties by plays of all time."""
-    return moment.recent.counts(moment.context.now_ms)[moment.slots] + TIE_BREAK * popularity(moment)
+def recent_popularity(moment: Moment, window: int) -> Floats:
+    """How many took it in one of WINDOWS_MS, ties by popularity."""
+    return np.asarray(moment.recent_WN[window] + TIE_BREAK * moment.plays_N, np.float64)
 
 
-def item_knn_last5(moment: Moment) -> Floats:
-    """Co-play neighbours of the last WINDOW titles, ties by popularity."""
-    titles = moment.replay.recent_titles(moment.label.user_id, WINDOW)
-    return _neighbours(moment, titles, np.ones(len(titles)))
+def item_knn_last5(moment: Moment, shrinkage: float) -> Floats:
+    """Co-play neighbours of the last WINDOW titles, all alike."""
+    return _neighbours(moment, min(WINDOW, len(moment.titles_S)), 1.0, shrinkage)
 
 
-def item_knn(moment: Moment) -> Floats:
-    """Co-play neighbours of the last SESSION_TITLES titles, the newest heaviest, ties by popularity."""
-    titles = moment.replay.recent_titles(moment.label.user_id, SESSION_TITLES)
-    return _neighbours(moment, titles, SESSION_FADE ** np.arange(len(titles)))
+def item_knn(moment: Moment, titles: int, fade: float) -> Floats:
+    """Co-play neighbours of the last titles, each `fade` as heavy as the next newer one."""
+    return _neighbours(moment, min(titles, len(moment.titles_S)), fade, SHRINKAGE)
 
 
-def source_knn(moment: Moment) -> Floats:
-    """Co-play neighbours of the source title and, half as heavy, of the last SESSION_TITLES titles."""
-    source = moment.replay.table.slot_by_id.get(moment.label.source_item_id or "", 0)
-    titles = [source, *moment.replay.recent_titles(moment.label.user_id, SESSION_TITLES)]
-    return _neighbours(moment, titles, np.concatenate([[1.0], 0.5 * SESSION_FADE ** np.arange(len(titles) - 1)]))
+def session_knn(moment: Moment, titles: int, window: int, recent: float) -> Floats:
+    """The chance that each of the last titles is taken together with a candidate, averaged, and `recent` times the
+    candidate's share of what was taken lately.
+    """
+    count = min(titles, len(moment.titles_S))
+    together_N = np.zeros(len(moment.slots_N))
+    if count:
+        own_S = moment.plays(moment.titles_S[:count])
+        together_N = (moment.counts_SN[:count] / (own_S[:, None] + 1.0)).mean(axis=0)
+    lately_N = moment.recent_WN[window]
+    return np.asarray(
+        together_N + recent * lately_N / max(1.0, lately_N.sum()) + TIE_BREAK * moment.plays_N, np.float64
+    )
 
 
-def prefix_popularity(moment: Moment) -> Floats:
-    """Titles with a word that begins with the query before all others, each group by popularity."""
-    exact, _, word_prefix, _ = lexical_columns(moment.replay.table, moment.slots, moment.context.query)
-    plays = popularity(moment)
-    return np.asarray((exact + word_prefix) * (1.0 + plays.max(initial=0.0)) + plays, np.float64)
+def source_knn(moment: Moment, session: float, titles: int) -> Floats:
+    """Co-play neighbours of the source title and, `session` as heavy, of the last titles."""
+    count = min(titles, len(moment.titles_S))
+    from_session_N = _neighbours(moment, count, 0.8, SHRINKAGE)
+    own = moment.plays(np.array([moment.source]))[0] if moment.source else 0.0
+    return moment.source_N / np.sqrt((own + SHRINKAGE) * (moment.plays_N + SHRINKAGE)) + session * from_session_N
 
 
-def _neighbours(moment: Moment, titles: list[int], weights: NDArray[np.floating]) -> Floats:
-    sources = Sources(np.array(titles, np.int64), weights.astype(np.float32))
-    return moment.replay.co_plays.scores(sources, moment.slots).astype(np.float64) + TIE_BREAK * popularity(moment)
+def prefix_popularity(moment: Moment, window: int | None) -> Floats:
+    """Titles with a word that begins with the query before all others, each group by popularity (of a window)."""
+    counts_N = popularity(moment) if window is None else recent_popularity(moment, window)
+    return np.asarray(moment.matches_N * (1.0 + counts_N.max(initial=0.0)) + counts_N, np.float64)
 
 
-Baseline = Callable[[Moment], Floats]
-_EVERYWHERE: dict[str, Baseline] = {
-    "popularity": popularity,
-    "recent_popularity": recent_popularity,
-    "item_knn_last5": item_knn_last5,
-    "item_knn": item_knn,
-}
-BASELINES: dict[str, dict[str, Baseline]] = {
-    "pre_query": _EVERYWHERE,
-    "more_like_this": {**_EVERYWHERE, "source_knn": source_knn},
-    "search": {**_EVERYWHERE, "prefix_popularity": prefix_popularity},
-}
+def _neighbours(moment: Moment, count: int, fade: float, shrinkage: float) -> Floats:
+    popular_N = TIE_BREAK * moment.plays_N
+    if count == 0:
+        return popular_N
+    weights_S = fade ** np.arange(count) / np.sqrt(moment.plays(moment.titles_S[:count]) + shrinkage + TIE_BREAK)
+    cosines_N = weights_S @ moment.counts_SN[:count] / np.sqrt(moment.plays_N + shrinkage + TIE_BREAK)
+    return np.asarray(cosines_N + popular_N, np.float64)
+
+
+_WINDOWS = tuple((window,) for window in range(len(WINDOWS_MS)))
+POPULARITY = Family("popularity", (), ((),), popularity)
+RECENT = Family("recent_popularity", ("window",), _WINDOWS, recent_popularity)
+KNN_LAST5 = Family(
+    "item_knn_last5", ("shrinkage",), tuple((float(one),) for one in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)),
+    item_knn_last5,
+)  # fmt: skip
+KNN = Family(
+    "item_knn", ("titles", "fade"),
+    (*((1, 1.0), (2, 1.0), (3, 1.0), (10, 1.0), (20, 1.0), (3, 0.8), (5, 0.8), (10, 0.8), (20, 0.8)),
+     *((10, 0.6), (20, 0.9), (20, 0.95))),
+    item_knn,
+)  # fmt: skip
+SESSION_KNN = Family(
+    "session_knn", ("titles", "window", "recent"),
+    tuple((titles, window, recent) for titles in (1, 5) for window in (QUARTER, HOUR, WEEK) for recent in (0.3, 3.0)),
+    session_knn,
+)  # fmt: skip
+SOURCE_KNN = Family(
+    "source_knn", ("session", "titles"),
+    tuple((session, titles) for session in (0.0, 0.1, 0.25, 0.5, 1.0, 2.0) for titles in (3, 10)),
+    source_knn,
+)  # fmt: skip
+PREFIX = Family("prefix_popularity", ("window",), (*_WINDOWS, (None,)), prefix_popularity)
+
+EVERYWHERE = (POPULARITY, RECENT, KNN_LAST5, KNN, SESSION_KNN)

@@ -1,4 +1,4 @@
-"""The commands of this room: `train`, `evaluate`.
+"""The commands of this room: `dataset`, `train`, `evaluate`.
 
 Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard output. Called by `nowrank.cli`.
 """
@@ -6,22 +6,48 @@ Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard out
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from infra.settings import Settings, load_settings
+from infra.settings import load_settings
+from model.log_arguments import add_log_arguments, log_of
 
-if TYPE_CHECKING:
-    from streams.labels import Log
 
-MOVIELENS = "movielens-100k"
-DERIVED = "clicks, plays, thumbs, tasks and queries of this log are derived from ratings"
+def dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `nowrank dataset`."""
+    add_log_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the data set goes")
+    parser.add_argument("--labels", type=int, metavar="N", help="about N training examples (default: 30000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of labels and negatives (default: 0)")
+    parser.epilog = """examples:
+  nowrank dataset --out built && nowrank train --dataset built
+  nowrank dataset events.csv --type click --out built"""
+
+
+def dataset(args: argparse.Namespace) -> int:
+    """Replay a log into examples, as Parquet with a manifest."""
+    from model.config import TrainConfig
+    from model.data_set import write_data_set
+    from model.progress import shown_progress
+    from model.train import build_data_set
+
+    config = TrainConfig(seed=args.seed)
+    if args.labels is not None:
+        config = dataclasses.replace(config, train_labels=args.labels)
+    log = log_of(args, load_settings())
+    with shown_progress() as progress:
+        manifest = write_data_set(build_data_set(log, config, progress), args.out)
+    counts = ", ".join(f"{count:,} {part}" for part, count in manifest.counts.items())
+    print(f"{args.out}: {counts} examples of {manifest.titles:,} titles, feature schema {manifest.schema_hash}")
+    return 0
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank train`."""
-    _log_argument(parser)
+    add_log_arguments(parser)
+    parser.add_argument(
+        "--dataset", type=Path, metavar="FOLDER", help="train on what `nowrank dataset` wrote there; LOG is not read"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where the artifact goes (default: where the scorer looks for it)"
     )
@@ -39,14 +65,17 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 examples:
   nowrank data get movielens-100k && nowrank train
-  nowrank train ~/ml-100k --out /models/today --labels 60000 --budget-s 600"""
+  nowrank train ~/ml-100k --out /models/today --labels 60000 --budget-s 600
+  nowrank train events.parquet --items titles.jsonl
+  nowrank dataset events.parquet --out built && nowrank train --dataset built"""
 
 
 def train(args: argparse.Namespace) -> int:
     """Train UniCoRn on a log and write the artifact."""
     from model.config import TrainConfig
+    from model.data_set import read_data_set
     from model.progress import shown_progress
-    from model.train import train_on_log
+    from model.train import train_on_data_set, train_on_log
 
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
@@ -54,9 +83,14 @@ def train(args: argparse.Namespace) -> int:
     if args.labels is not None:
         config = dataclasses.replace(config, train_labels=args.labels)
     with shown_progress() as progress:
-        report = train_on_log(
-            _load(args.log, settings), out_dir, config=config, budget_s=args.budget_s, progress=progress
-        )
+        if args.dataset is not None:
+            data = read_data_set(args.dataset)
+            derived = data.derived
+            report = train_on_data_set(data, out_dir, config=config, budget_s=args.budget_s, progress=progress)
+        else:
+            log = log_of(args, settings)
+            derived = log.derived
+            report = train_on_log(log, out_dir, config=config, budget_s=args.budget_s, progress=progress)
     card = report.card
     if args.json:
         shown = {name: getattr(card, name) for name in card.__struct_fields__ if name != "vocabulary"}
@@ -64,7 +98,9 @@ def train(args: argparse.Namespace) -> int:
         print(msgspec.json.encode(shown | losses | {"data_s": report.data_s, "fit_s": report.fit_s}).decode())
     else:
         labels, epochs = card.training["labels"], card.training["epochs"]
-        print(f"model {card.version} in {out_dir}: {labels:,} labels ({DERIVED}), {epochs} epochs")
+        print(
+            f"model {card.version} in {out_dir}: {labels:,} labels{f' ({derived})' if derived else ''}, {epochs} epochs"
+        )
         loss = min(report.middle_losses)
         print(f"data set {report.data_s:.0f} s, training {report.fit_s:.0f} s, loss of the middle part {loss:.4f}")
     return 0
@@ -72,64 +108,63 @@ def train(args: argparse.Namespace) -> int:
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank evaluate`."""
-    _log_argument(parser)
-    parser.add_argument(
+    add_log_arguments(parser)
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
         "--artifact", type=Path, metavar="FOLDER", help="the artifact (default: where the scorer looks for it)"
     )
+    chosen.add_argument("--baselines", action="store_true", help="evaluate the baselines alone, without an artifact")
     parser.add_argument(
         "--max-labels", type=int, metavar="N", help="test at most N labels of each task, drawn at random (default: all)"
     )
     parser.add_argument(
-        "--resamples", type=int, default=1000, help="of the bootstrap behind the intervals (default: 1000)"
+        "--quick", action="store_true", help="few labels, and of a long log only its newest part: minutes"
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="of the bootstrap behind the intervals (default: 2000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the bootstrap (default: 0)")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="the result as JSON, to FILE or to standard output"
     )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write result.json, result.md and, with matplotlib, a plot there"
+    )
     parser.epilog = """every positive label of the log's last tenth is scored from the state strictly before it;
-all titles that its user has not engaged yet are ranked
+all titles that its user has not engaged yet are ranked; the baselines are tuned on the tenth before
 
 examples:
   nowrank evaluate
-  nowrank evaluate --max-labels 1000 --json result.json"""
+  nowrank evaluate --max-labels 1000 --json result.json
+  nowrank evaluate plays.csv --items titles.jsonl --type play --map customer=user_id --quick
+  nowrank evaluate clicks.parquet --baselines --hours 100 --out result"""
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Evaluate an artifact on the last days of a log."""
-    from model.evaluate import evaluate_artifact, result_table
+    """Evaluate an artifact, or the baselines alone, on the last part of a log."""
+    from model.evaluate import evaluate_artifact
     from model.progress import shown_progress
+    from model.report import preamble, result_table, slices_table, write_report
 
     settings = load_settings()
+    log = log_of(args, settings)
     with shown_progress() as progress:
         result = evaluate_artifact(
-            _load(args.log, settings),
-            args.artifact or settings.artifact_path,
+            log,
+            None if args.baselines else args.artifact or settings.artifact_path,
             max_labels=args.max_labels,
             resamples=args.resamples,
             seed=args.seed,
+            quick=args.quick,
             progress=progress,
         )
+    if args.out is not None:
+        write_report(result, args.out)
     if args.json is not None:
         text = msgspec.json.format(msgspec.json.encode(result), indent=1)
         if args.json == "-":
             print(text.decode())
             return 0
         Path(args.json).write_bytes(text + b"\n")
-    print(result_table(result), end="")
-    drawn = "all" if args.max_labels is None else f"at most {args.max_labels}, drawn at random,"
-    print(f"\n{drawn} labels per task of the last tenth of the log; {DERIVED}.")
+    print(f"{result_table(result)}\n{slices_table(result)}\n{preamble(result)}", end="")
     return 0
-
-
-def _log_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "log", nargs="?", default=MOVIELENS, help=f"{MOVIELENS} (default), or a folder that holds its files"
-    )
-
-
-def _load(log: str, settings: Settings) -> "Log":
-    """The log at its own times: nothing that the model sees depends on the date, and the hours of the day stay true."""
-    from streams.sources.movielens import load_movielens
-    from streams.sources.movielens_files import movielens_folder
-
-    return load_movielens(movielens_folder(settings.state_dir) if log == MOVIELENS else Path(log))

@@ -1,190 +1,119 @@
-"""Evaluation: an artifact against the baselines on the last part of a log.
+"""Evaluation: an artifact against tuned baselines on the last part of a log, or the baselines alone.
 
 Enters: a log and an artifact. Leaves: NDCG@10, HR@10 and MRR by task and model, with paired intervals, as plain data.
 Called by `nowrank evaluate` and the demo.
 
 Each positive label after the artifact's middle part is scored once, from the state strictly before it, through the ONNX
-graphs that serve: all titles of the catalogue that its user has not engaged yet are ranked, by every model the same
-ones. A label whose title the user had engaged before, or that is not in the catalogue, has no rank; how many there were
-is counted. `max_labels` draws that many labels per task at random, by seed.
+graphs that serve (`ranked.py`). The baselines are tuned on the middle part, in the same replay (`tuning.py`).
+`max_labels` draws that many labels per task at random, by seed.
 """
 
-from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from features.engagement import TASK_NAMES
 from features.model_inputs import request_inputs
 from features.vector import pair_matrix
 from infra import clock
 from infra.errors import BadInput
-from model.artifact import Artifact, ItemVectors, load_artifact
-from model.baselines import BASELINES, Moment, RecentPlays
-from model.progress import Progress, Silent, advancing
-from model.ranking_metrics import ndcg, paired_interval, rank_of, summarise
+from model.artifact import Artifact, load_artifact
+from model.moments import Moment
+from model.outcome import RESAMPLES, task_results
+from model.progress import Progress, Silent
+from model.ranked import ModelScores, Score, rank_log
 from model.replay import Replay
-from streams.labels import Label, Log
+from model.replay_dataset import split_by_time
+from model.roles import Parts, draw_roles
+from streams.labels import Log
+from streams.sources.log_files import newest_part
 
-MODEL = "unicorn"
-RESAMPLES = 1000
-
-Floats = NDArray[np.float64]
+QUICK_LABELS = 200
+QUICK_EVENTS = 300_000
 
 
 def evaluate_artifact(
     log: Log,
-    artifact_dir: Path,
+    artifact_dir: Path | None,
     *,
     max_labels: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    quick: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The result by task (see `task_result`) with what it was measured on; raises `BadInput` when the log has no label
-    to test on.
+    """The result by task (see `outcome.py`) with what it was measured on; without an artifact, of the baselines alone.
+
+    `quick` tests QUICK_LABELS of each task and begins with an empty state QUICK_EVENTS before the end of a longer log.
+    Raises `BadInput` when the log has no label to test on.
     """
     progress = progress or Silent()
     begin_s = clock.monotonic_s()
-    artifact = load_artifact(artifact_dir)
-    begin_ms = test_begin_ms(artifact, log)
+    artifact = load_artifact(artifact_dir) if artifact_dir is not None else None
+    parts = artifact_parts(artifact, log) if artifact is not None else log_parts(log)
+    labels = len(log.labels)
+    if quick:
+        max_labels = QUICK_LABELS if max_labels is None else min(max_labels, QUICK_LABELS)
+        log = newest_part(log, parts.train_end_ms, QUICK_EVENTS)
     rng = np.random.default_rng(seed)
-    chosen = choose_labels(
-        [label for label in log.labels if label.ts_ms >= begin_ms and label.positive], max_labels, rng
-    )
-    if not chosen:
+    roles = draw_roles(log, parts, max_labels, rng)
+    if not roles.tests():
         raise BadInput(
-            "too_few_labels", f"the log has no positive label after {begin_ms}, where the artifact's training ends"
+            "too_few_labels", f"the log has no positive label after {parts.middle_end_ms}, where the middle part ends"
         )
-    ranks, users, skipped = rank_labels(log, artifact, chosen, progress)
-    user_numbers = {
-        user: number for number, user in enumerate(sorted({user for of_task in users.values() for user in of_task}))
-    }
-    tasks = {
-        task: task_result(
-            {model: np.array(of_model) for model, of_model in of_task.items()},
-            np.array([user_numbers[user] for user in users[task]]),
-            resamples,
-            rng,
-        )
-        for task, of_task in ranks.items()
-    }
+    make_score = (lambda replay: model_scores(artifact, replay)) if artifact is not None else None
+    ranked = rank_log(log, parts, roles, make_score, rng, progress)
+    progress.step("intervals", 1)
     return {
-        "model_version": artifact.version,
-        "test_begin_ms": begin_ms,
+        "model_version": artifact.version if artifact is not None else None,
+        "derived": log.derived,
+        "labels": len(log.labels),
+        "labels_left_out": labels - len(log.labels),
+        "catalogue": ranked.catalogue,
+        "test_begin_ms": parts.middle_end_ms,
         "max_labels_per_task": max_labels,
-        "labels_without_rank": skipped,
+        "labels_without_rank": ranked.without_rank,
         "resamples": resamples,
         "seed": seed,
+        "tuned": ranked.tuned,
+        **task_results(ranked, resamples, rng),
         "took_s": clock.monotonic_s() - begin_s,
-        "tasks": tasks,
     }
 
 
-def test_begin_ms(artifact: Artifact, log: Log) -> int:
-    """Where the artifact's middle part ends, in the log's time; raises `BadInput` when the artifact was trained on
-    another log.
+def artifact_parts(artifact: Artifact, log: Log) -> Parts:
+    """The parts of the log that the artifact was trained with, in the log's time; raises `BadInput` when the artifact
+    was trained on another log.
     """
     training = artifact.card.training
-    begin_ms = int(training["middle_end_ms"]) - int(training["shift_ms"]) + log.shift_ms
+    moved_ms = log.shift_ms - int(training["shift_ms"])
+    parts = Parts(int(training["train_end_ms"]) + moved_ms, int(training["middle_end_ms"]) + moved_ms)
+    begin_ms = parts.middle_end_ms
     if not log.labels or not log.labels[0].ts_ms < begin_ms <= log.labels[-1].ts_ms:
         raise BadInput(
             "other_log",
             f"the artifact was trained on a log up to {begin_ms}; this log does not go from before to after that: "
             "train on it first",
         )
-    return begin_ms
+    return parts
 
 
-def choose_labels(labels: list[Label], max_labels: int | None, rng: np.random.Generator) -> set[int]:
-    """The object ids of at most `max_labels` labels of each task."""
-    by_task: dict[str, list[Label]] = defaultdict(list)
-    for label in labels:
-        by_task[label.task].append(label)
-    chosen: set[int] = set()
-    for of_task in by_task.values():
-        count = len(of_task) if max_labels is None else min(max_labels, len(of_task))
-        chosen |= {id(of_task[index]) for index in rng.permutation(len(of_task))[:count]}
-    return chosen
+def log_parts(log: Log) -> Parts:
+    """The parts that training would cut the log into."""
+    if not log.labels:
+        raise BadInput("too_few_labels", "the log has no label; give one that has events")
+    split = split_by_time(log)
+    return Parts(split.train_end_ms, split.middle_end_ms)
 
 
-def rank_labels(
-    log: Log, artifact: Artifact, chosen: set[int], progress: Progress
-) -> tuple[dict[str, dict[str, list[float]]], dict[str, list[str]], int]:
-    """The rank of each chosen label's title, by task and model, the label's user by task, and how many labels had no
-    rank.
-    """
-    replay = Replay(log)
-    recent = RecentPlays(log, replay)
+def model_scores(artifact: Artifact, replay: Replay) -> Score:
+    """The artifact's scores of moments of a replay, by the calls that the scorer makes."""
     encoded = artifact.encode_items(replay.table)
-    catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
-    ranks: dict[str, dict[str, list[float]]] = {task: defaultdict(list) for task in TASK_NAMES}
-    users: dict[str, list[str]] = {task: [] for task in TASK_NAMES}
-    counts: Counter[str] = Counter()
-    progress.step("evaluate", len(log.labels))
-    for label in advancing(progress, replay.labels_until(log.labels[-1].ts_ms + 1)):
-        if id(label) not in chosen:
-            continue
-        engaged = replay.engaged.get(label.user_id, set())
-        slots = catalogue[~np.isin(catalogue, list(engaged))] if engaged else catalogue
-        own = np.flatnonzero(slots == replay.table.slot_by_id.get(label.item_id, 0))
-        if len(own) == 0:
-            counts["skipped"] += 1
-            continue
-        moment = Moment(replay, recent, label, replay.context(label), slots)
-        ranks[label.task][MODEL].append(rank_of(model_scores(artifact, encoded, moment), int(own[0])))
-        for name, baseline in BASELINES[label.task].items():
-            ranks[label.task][name].append(rank_of(baseline(moment), int(own[0])))
-        users[label.task].append(label.user_id)
-    return {task: dict(of_task) for task, of_task in ranks.items() if of_task}, users, counts["skipped"]
 
+    def score(moment: Moment) -> ModelScores:
+        table, context, slots_N = replay.table, moment.context, moment.slots_N
+        pairs_NF = pair_matrix(table, slots_N, context, artifact.similarities(encoded, table, context, slots_N))
+        scores = artifact.score(encoded, request_inputs(table, context), slots_N, pairs_NF)
+        return ModelScores(scores.logits_N, scores.probabilities_N)
 
-def model_scores(artifact: Artifact, encoded: ItemVectors, moment: Moment) -> NDArray[np.float32]:
-    """The artifact's logits, by the calls that the scorer makes."""
-    table, context, slots = moment.replay.table, moment.context, moment.slots
-    pairs_NF = pair_matrix(table, slots, context, artifact.similarities(encoded, table, context, slots))
-    return artifact.score(encoded, request_inputs(table, context), slots, pairs_NF).logits_N
-
-
-def task_result(
-    ranks: dict[str, Floats], users: NDArray[np.int64], resamples: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Each model's means, the best baseline by NDCG@10, and the interval of UniCoRn's NDCG@10 minus each baseline's,
-    paired by label.
-    """
-    result: dict[str, Any] = {model: summarise(of_model) for model, of_model in ranks.items()}
-    baselines = [model for model in ranks if model != MODEL]
-    gains = ndcg(ranks[MODEL])
-    intervals = {model: paired_interval(gains - ndcg(ranks[model]), users, resamples, rng) for model in baselines}
-    best = max(baselines, key=lambda model: result[model]["ndcg10"])
-    for model, interval in intervals.items():
-        result[model] |= {"unicorn_minus_low": interval.low, "unicorn_minus_high": interval.high}
-    return result | {
-        "labels": len(users),
-        "users": len(np.unique(users)),
-        "best_baseline": best,
-        "paired_low": intervals[best].low,
-        "paired_high": intervals[best].high,
-    }
-
-
-def result_table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table."""
-    lines = [
-        "| task | model | NDCG@10 | HR@10 | MRR | UniCoRn minus this, NDCG@10, 95 % |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for task, of_task in result["tasks"].items():
-        for model, means in of_task.items():
-            if not isinstance(means, dict):
-                continue
-            interval = (
-                "" if model == MODEL else f"{means['unicorn_minus_low']:+.3f} .. {means['unicorn_minus_high']:+.3f}"
-            )
-            name = f"**{model}**" if model == MODEL else model
-            lines.append(
-                f"| {task} | {name} | {means['ndcg10']:.3f} | {means['hr10']:.3f} | {means['mrr']:.3f} | {interval} |"
-            )
-    return "\n".join(lines) + "\n"
+    return score

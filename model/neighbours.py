@@ -1,10 +1,11 @@
 """Neighbours: which titles are played after which, as item-to-item scores.
 
-Enters: plays, one by one, each with the titles that its user played just before. Leaves: scores of candidates for a set
-of source titles, and a sparse table for the artifact. Called by the replay (which counts), the artifact (which reads
-the table) and the item-kNN baseline.
+Enters: first engagements of users with titles, one by one, each with the titles that its user engaged just before.
+Leaves: scores of candidates for a set of source titles, and a sparse table for the artifact. Called by the replay
+(which counts), the artifact (which reads the table) and the baselines.
 
-Two titles are neighbours when one is among the last WINDOW titles of a user who plays the other. The score of candidate
+A title is played, here, when a user clicks or plays it for the first time; each user counts once. Two titles are
+neighbours when one is among the last WINDOW titles of a user who plays the other. The score of candidate
 j for sources i with weights a_i is sum_i a_i * c_ij / sqrt((n_i + SHRINKAGE) * (n_j + SHRINKAGE)): a shrunk cosine of
 the counts c with the numbers of plays n. As a column of the vector it is log1p(CONTRAST * score), because most scores
 are tiny and a few are large. Titles are numbered by slot of the item table, which in the artifact is the index in its
@@ -29,6 +30,7 @@ SESSION_TITLES, SESSION_FADE = 10, 0.8
 CONTRAST = 100.0
 # Sorting the neighbours is quicker than one place for every title when there are fewer than one in so many.
 SPARSE = 16
+LARGEST_DENSE = 8192
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -48,8 +50,8 @@ class Neighbours(Protocol):
 
 
 class CoPlays:
-    """Counts that grow play by play; a dense (V, V) matrix, so meant for catalogues of up to some ten thousand
-    titles.
+    """Counts that grow play by play; a dense (V, V) matrix, so for catalogues of up to LARGEST_DENSE
+    titles; `SparseCoPlays` does the same for larger ones.
     """
 
     def __init__(self, capacity: int = 1024) -> None:
@@ -66,14 +68,12 @@ class CoPlays:
 
     def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
         """The (N,) scores of the candidates."""
-        slots_S, weights_S = sources
-        if len(slots_S) == 0:
-            return np.zeros(len(candidates_N), np.float32)
-        weights_S = weights_S / np.sqrt(self.plays_V[slots_S] + SHRINKAGE)
+        return shrunk_cosine(self.block(sources.slots_S, candidates_N), self.plays_V, sources, candidates_N)
+
+    def block(self, slots_S: Ints, candidates_N: Ints) -> Floats:
+        """The (S, N) counts of some titles with the candidates."""
         few = 4 * len(candidates_N) < len(self.plays_V)
-        counts_SN = self.counts_VV[slots_S[:, None], candidates_N] if few else self.counts_VV[slots_S][:, candidates_N]
-        scores_N = weights_S @ counts_SN / np.sqrt(self.plays_V[candidates_N] + SHRINKAGE)
-        return np.asarray(scores_N, np.float32)
+        return self.counts_VV[slots_S[:, None], candidates_N] if few else self.counts_VV[slots_S][:, candidates_N]
 
     def table(self, size: int) -> "NeighbourTable":
         """The counts of the first `size` slots as a sparse table."""
@@ -145,6 +145,14 @@ class NeighbourTable(NamedTuple):
         """Read a table that `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in cls._fields})
+
+
+def shrunk_cosine(counts_SN: Floats, plays_V: Floats, sources: Sources, candidates_N: Ints) -> Floats:
+    """The (N,) scores that the head of this file defines, from the counts of the sources with the candidates."""
+    if len(sources.slots_S) == 0:
+        return np.zeros(len(candidates_N), np.float32)
+    weights_S = sources.weights_S / np.sqrt(plays_V[sources.slots_S] + SHRINKAGE)
+    return np.asarray(weights_S @ counts_SN / np.sqrt(plays_V[candidates_N] + SHRINKAGE), np.float32)
 
 
 def context_sources(table: ItemTable, context: Context) -> tuple[Sources, Sources, Sources]:

@@ -1,25 +1,14 @@
-"""Ranking metrics: how high the one right title stands, and how sure we are of a difference.
+"""Ranking metrics: how high the one right title stands.
 
-Enters: scores, or the rank of each label. Leaves: NDCG@10, HR@10, MRR and bootstrap intervals. Called by the evaluation
-and training.
+Enters: scores, or the rank of each label. Leaves: NDCG@10, HR@10, MRR and AUC. Called by the evaluation and training.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 CUT = 10
-CONFIDENCE = 0.95
 
 Floats = NDArray[np.float64]
-
-
-class Interval(NamedTuple):
-    """The ends of a CONFIDENCE interval."""
-
-    low: float
-    high: float
 
 
 def rank_of(scores_N: NDArray[np.floating], index: int) -> float:
@@ -28,6 +17,13 @@ def rank_of(scores_N: NDArray[np.floating], index: int) -> float:
     """
     score = scores_N[index]
     return float(np.count_nonzero(scores_N > score)) + (np.count_nonzero(scores_N == score) - 1) / 2
+
+
+def ranks_of(scores_CN: NDArray[np.floating], index: int) -> Floats:
+    """`rank_of` for each of C rows of scores."""
+    own_C1 = scores_CN[:, index : index + 1]
+    same_C = (scores_CN == own_C1).sum(axis=1)
+    return np.asarray((scores_CN > own_C1).sum(axis=1) + (same_C - 1) / 2, np.float64)
 
 
 def ndcg(ranks: Floats) -> Floats:
@@ -48,19 +44,6 @@ def reciprocal_rank(ranks: Floats) -> Floats:
 def summarise(ranks: Floats) -> dict[str, float]:
     """The means that the result table shows."""
     return {"ndcg10": _mean(ndcg(ranks)), "hr10": _mean(hit(ranks)), "mrr": _mean(reciprocal_rank(ranks))}
-
-
-def paired_interval(difference: Floats, users: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> Interval:
-    """The interval of the mean difference, by a bootstrap that draws users with all their labels (labels of one user
-    are not independent).
-    """
-    _, inverse = np.unique(users, return_inverse=True)
-    sums = np.bincount(inverse, weights=difference)
-    counts = np.bincount(inverse).astype(np.float64)
-    drawn = rng.integers(0, len(sums), (resamples, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(low), float(high))
 
 
 def auc(scores: Floats, labels: Floats) -> float:

@@ -7,18 +7,21 @@ An event goes the way that it goes in production: wire event -> engagement (`str
 `fold_user` -> deltas -> the folds of `features.rows.FOLDS`; only the broker and the store between them are left out.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from features.delta import Entity
 from features.engagement import TASK_NAMES, Coordinate, Kind
+from features.item import ItemState
 from features.item_table import ItemTable
 from features.rows import FOLDS, TARGET_FAMILIES
 from features.text import normalise_query
 from features.user import UserState, fold_user
 from features.vector import Context
-from model.neighbours import CoPlays, last_titles
+from model.neighbours import LARGEST_DENSE, CoPlays, last_titles
+from model.sparse_co_plays import SparseCoPlays
 from streams.events import Engaged, to_engagement
 from streams.labels import Label, Log
 
@@ -31,18 +34,31 @@ class Replay:
     """
 
     def __init__(self, log: Log) -> None:
-        self.table = ItemTable(capacity=max(1024, 1 << len(log.items).bit_length()))
+        self._table = ItemTable(capacity=max(1024, 1 << len(log.items).bit_length()))
         for item in log.items:
-            self.table.set_item(item)
+            self._table.set_item(item)
+        self._changed: dict[int, ItemState] = {}
         self.users: dict[str, UserState] = {}
         self.targets: dict[Entity, dict[str, Any]] = {entity: {} for entity in TARGET_FAMILIES}
         self.engaged: dict[str, set[int]] = {}
-        self.co_plays = CoPlays(len(self.table.sums))
+        large = len(log.items) > LARGEST_DENSE
+        self.co_plays = SparseCoPlays(len(self._table.sums)) if large else CoPlays(len(self._table.sums))
+        # Each user's first click or play of each title, in the order of the log: what popularity counts.
+        self.counted_ms, self.counted_slots = array("q"), array("q")
         self._offsets: Counter[str] = Counter()
         self._labels = log.labels
         self._events = log.events
         self._next_event = 0
         self._next_label = 0
+
+    @property
+    def table(self) -> ItemTable:
+        """The item table as it stands: rows that changed since it was last asked for are put in first."""
+        if self._changed:
+            for slot, state in self._changed.items():
+                self._table.set_state(slot, state)
+            self._changed.clear()
+        return self._table
 
     def labels_until(self, end_ms: int) -> Iterator[Label]:
         """Each label before `end_ms` that was not taken yet, when all events strictly before its time are folded and
@@ -92,11 +108,14 @@ class Replay:
         user = self.users.get(engagement.user_id)
         if user is None:
             user = self.users[engagement.user_id] = UserState()
-        slot = self.table.slot(engagement.item_id)
-        if engagement.kind is Kind.PLAY:
-            recent = (moment.item_id for moment in reversed(user.recent) if moment.item_id != engagement.item_id)
-            self.co_plays.add(slot, last_titles(recent, self.table))
-        self.engaged.setdefault(engagement.user_id, set()).add(slot)
+        slot = self._table.slot(engagement.item_id)
+        engaged = self.engaged.setdefault(engagement.user_id, set())
+        if slot not in engaged:
+            if engagement.kind is not Kind.THUMB:
+                self.co_plays.add(slot, last_titles((moment.item_id for moment in reversed(user.recent)), self._table))
+                self.counted_ms.append(engagement.event_ts_ms)
+                self.counted_slots.append(slot)
+            engaged.add(slot)
         folded = fold_user(user, Coordinate(log, self._offsets[log]), engagement)
         self._offsets[log] += 1
         for delta in folded.deltas:
@@ -106,4 +125,4 @@ class Replay:
                 state = states[delta.key] = TARGET_FAMILIES[delta.entity].new_state()
             FOLDS[delta.entity](state, delta)
             if delta.entity is Entity.ITEM:
-                self.table.set_state(self.table.slot(delta.key), state)
+                self._changed[self._table.slot(delta.key)] = state

@@ -1,6 +1,7 @@
 """Training: from a log of labels to an artifact.
 
-Enters: a `Log`. Leaves: an artifact in a folder, and a `TrainReport`. Called by `nowrank train` and the demo.
+Enters: a `Log`, or a `DataSet` made of one. Leaves: an artifact in a folder, and a `TrainReport`. Called by `nowrank
+train`, `nowrank dataset` and the demo.
 
 The log is cut by time: 80 % (the first quarter of it only warms the state up) trains the network, the next 10 %
 decides when to stop and calibrates, the last 10 % is never looked at. The artifact's co-play counts run to the end of
@@ -19,6 +20,7 @@ from infra.errors import BadInput
 from model.artifact import Card, save_artifact
 from model.batches import Catalogue
 from model.config import TrainConfig
+from model.data_set import DataSet
 from model.export import write_graphs
 from model.fit import calibrate, fit, logits_of, sampled_ndcg, standardise
 from model.progress import Progress, Silent
@@ -55,39 +57,73 @@ def train_on_log(
     No epoch but the first begins that would not end within `budget_s`, so the budget decides, by the machine's speed,
     how many there are; with time enough the same seed gives the same model.
     """
+    begin_s = clock.monotonic_s()
+    progress = progress or Silent()
+    data = build_data_set(log, config, progress)
+    data_s = clock.monotonic_s() - begin_s
+    return train_on_data_set(data, out_dir, config=config, budget_s=budget_s - data_s, progress=progress, data_s=data_s)
+
+
+def train_on_data_set(
+    data: DataSet,
+    out_dir: Path,
+    *,
+    config: TrainConfig = DEFAULT,
+    budget_s: float = 150.0,
+    progress: Progress | None = None,
+    data_s: float = 0.0,
+) -> TrainReport:
+    """Train on a data set and write the artifact to `out_dir`, in `budget_s` as `train_on_log` does; `data_s` is what
+    it took to build or read the data set.
+    """
+    progress = progress or Silent()
+    begin_s = clock.monotonic_s()
+    catalogue = Catalogue.of(data.table)
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.threads)
+    model = Unicorn(config.model, vocabulary=len(data.table))
+    standardise(model, data.train)
+    losses = fit(model, catalogue, (data.train, data.middle), config, begin_s + budget_s, progress)
+    logits_BK = logits_of(model, catalogue, data.calibration)
+    counts = {"labels": len(data.train), "middle_labels": len(data.middle), "epochs": len(losses[0])}
+    ndcg10 = sampled_ndcg(logits_BK, data.calibration)
+    card = save_artifact(
+        out_dir,
+        lambda folder: write_graphs(model, folder),
+        data.neighbours,
+        data.items,
+        {
+            "created_ms": clock.now_ms(),
+            "vocabulary": tuple(data.table.ids),
+            "calibration": calibrate(logits_BK, data.calibration, len(Task)),
+            "config": asdict(config),
+            "training": counts | {"shift_ms": data.shift_ms} | asdict(data.split),
+            "metrics": {"middle_loss": min(losses[1]), "middle_sampled_ndcg10": ndcg10},
+        },
+    )
+    return TrainReport(card, *losses, data_s, clock.monotonic_s() - begin_s)
+
+
+def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress | None = None) -> DataSet:
+    """Replay the log into a data set; raises `BadInput` when it is too short."""
     if len(log.labels) < LEAST_LABELS:
         raise BadInput(
             "too_few_labels", f"the log has {len(log.labels)} labels; training needs at least {LEAST_LABELS}"
         )
-    progress = progress or Silent()
-    begin_s = clock.monotonic_s()
     split = split_by_time(log)
     replay = Replay(log)
-    train, middle, calibration = _build(replay, log, split, config, progress)
-    data_s = clock.monotonic_s() - begin_s
-    catalogue = Catalogue.of(replay.table)
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.threads)
-    model = Unicorn(config.model, vocabulary=len(replay.table))
-    standardise(model, train)
-    losses = fit(model, catalogue, (train, middle), config, begin_s + budget_s, progress)
-    logits_BK = logits_of(model, catalogue, calibration)
-    training = {"labels": len(train), "middle_labels": len(middle), "epochs": len(losses[0]), "shift_ms": log.shift_ms}
-    card = save_artifact(
-        out_dir,
-        lambda folder: write_graphs(model, folder),
-        replay.co_plays.table(len(replay.table)),
-        log.items,
-        {
-            "created_ms": clock.now_ms(),
-            "vocabulary": tuple(replay.table.ids),
-            "calibration": calibrate(logits_BK, calibration, len(Task)),
-            "config": asdict(config),
-            "training": training | asdict(split),
-            "metrics": {"middle_loss": min(losses[1]), "middle_sampled_ndcg10": sampled_ndcg(logits_BK, calibration)},
-        },
+    parts = _build(replay, log, split, config, progress or Silent())
+    table = replay.table
+    return DataSet(
+        *parts,
+        table=table,
+        neighbours=replay.co_plays.table(len(table)),
+        items=log.items,
+        split=split,
+        shift_ms=log.shift_ms,
+        derived=log.derived,
+        range_ms=(log.labels[0].ts_ms, log.labels[-1].ts_ms),
     )
-    return TrainReport(card, *losses, data_s, clock.monotonic_s() - begin_s - data_s)
 
 
 def _build(

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("streams.log_commands", "recompute the log and compare every row of the store with it"),
     "rebuild": ("streams.log_commands", "fill the store anew from the log, then switch to it atomically"),
     "features": ("features.commands", "show the feature registry, read a row, apply it to Feast"),
+    "dataset": ("model.commands", "replay a log into training examples: Parquet with a manifest"),
     "train": ("model.commands", "train UniCoRn on a log of events"),
     "evaluate": ("model.commands", "evaluate an artifact on the last days of a log"),
     "scorer": ("serving.commands", "run the scorer"),

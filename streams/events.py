@@ -177,7 +177,7 @@ def to_engagement(event: Engaged | Ranking, broker_ts_ms: int, future_limit_ms: 
         "user_id": event.user_id,
         "event_ts_ms": min(event.event_ts_ms, broker_ts_ms),
         "ingested_ts_ms": broker_ts_ms,
-        "query": normalise_query(event.query or "") or None,
+        "query": (normalise_query(event.query) or None) if event.query else None,
         "source_item_id": event.source_item_id,
         "country": event.country,
     }

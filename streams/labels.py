@@ -36,12 +36,13 @@ class Label:
 @dataclass(frozen=True, slots=True)
 class Log:
     """A data set: its titles, and its labels in the one order (`ts_ms`, user, order of the file) that everything
-    keeps to.
+    keeps to. `derived` says in words what the source did not hold.
     """
 
     items: list[Item]
     labels: list[Label]
     shift_ms: int = 0
+    derived: str = ""
 
     @property
     def events(self) -> list[Engaged]:

@@ -19,6 +19,7 @@ from streams.sources.shift import shift_ms
 T = TypeVar("T")
 
 NAME = "movielens-100k"
+DERIVED = "clicks, plays, thumbs, tasks and queries of this log are derived from ratings"
 # What the complete data set holds, by its own README.
 RATINGS, ITEMS, MEMBERS = 100_000, 1_682, 943
 FIRST_S, LAST_S = 874_724_710, 893_286_638
@@ -65,7 +66,7 @@ def load_movielens(folder: Path, now_ms: int | None = None) -> Log:
     by_ms = 0 if now_ms is None else shift_ms(newest_ms, now_ms)
     items = {item.item_id: item for item in tables.items}
     members = {member.user_id: member for member in tables.members}
-    return Log(tables.items, derive_labels(tables.ratings, items, members, by_ms), by_ms)
+    return Log(tables.items, derive_labels(tables.ratings, items, members, by_ms), by_ms, DERIVED)
 
 
 def read_tables(folder: Path) -> Tables:

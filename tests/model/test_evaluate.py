@@ -1,52 +1,168 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from infra.errors import BadInput
 from model.artifact import load_artifact
-from model.baselines import BASELINES, Moment, RecentPlays, popularity, prefix_popularity, recent_popularity
-from model.evaluate import MODEL, choose_labels, evaluate_artifact, rank_labels, result_table, task_result
+from model.evaluate import artifact_parts, evaluate_artifact, log_parts, model_scores
+from model.outcome import correct, next_overlap, task_result, user_auc
 from model.progress import Silent
+from model.ranked import MODEL, Ranked, Ranking, rank_log
 from model.ranking_metrics import ndcg
-from model.replay import Replay
-from model.replay_dataset import split_by_time
+from model.report import result_table, slices_table, write_report
+from model.roles import Parts, Roles, choose_labels, draw_roles
 from model.train import TrainReport
 from streams.labels import Log
 from tests.model.small_log import make_label, make_log
 
 Trained = tuple[Path, TrainReport]
+BASELINES = {"popularity", "recent_popularity", "item_knn_last5", "item_knn", "session_knn", "ease", "blend"}
+OWN = {"pre_query": set(), "more_like_this": {"source_knn"}, "search": {"prefix_popularity", "bm25"}}
+EXTRAS = ("auc_user", "coverage", "gini")
 
 
-def test_the_result_holds_every_task_and_model_with_intervals(small_log: Log, trained: Trained) -> None:
-    result = evaluate_artifact(small_log, trained[0], resamples=50)
+@pytest.fixture(scope="module")
+def result(small_log: Log, trained: Trained) -> dict[str, Any]:
+    """The evaluation of the small artifact."""
+    return evaluate_artifact(small_log, trained[0], max_labels=12, resamples=50)
+
+
+def test_the_result_holds_every_task_and_model_with_intervals(result: dict[str, Any], trained: Trained) -> None:
     assert result["model_version"] == trained[1].card.version
+    assert set(result["tasks"]) == set(OWN)
     for task, of_task in result["tasks"].items():
-        assert set(BASELINES[task]) | {MODEL} <= set(of_task)
-        for model in (*BASELINES[task], MODEL):
-            assert all(0 <= of_task[model][name] <= 1 for name in ("ndcg10", "hr10", "mrr"))
+        models = {name for name, means in of_task.items() if isinstance(means, dict)}
+        assert models == BASELINES | OWN[task] | {MODEL}
+        for model in models:
+            assert all(0 <= of_task[model][name] <= 1 for name in ("ndcg10", "hr10", "mrr", *EXTRAS))
         best = of_task[of_task["best_baseline"]]["ndcg10"]
+        assert best == max(of_task[model]["ndcg10"] for model in models - {MODEL})
         assert of_task["paired_low"] <= of_task[MODEL]["ndcg10"] - best <= of_task["paired_high"]
-        assert f"| {task} | **{MODEL}** |" in result_table(result)
+        assert 0 <= of_task[MODEL]["ece"] <= 1
+        for model in models - {MODEL}:
+            assert of_task[model]["p"] <= of_task[model]["p_holm"] <= 1
 
 
+def test_slices_are_parts_of_the_whole(result: dict[str, Any]) -> None:
+    for task, of_task in result["tasks"].items():
+        slices = of_task[MODEL]["slices"]
+        bands = [slices[name] for name in ("head", "middle", "tail") if name in slices]
+        assert sum(band["labels"] for band in bands) == of_task["labels"]
+        mean = sum(band["labels"] * band["ndcg10"] for band in bands) / of_task["labels"]
+        assert mean == pytest.approx(of_task[MODEL]["ndcg10"])
+        names = {"pre_query": {"in_session"}, "search": {"typed_3_4"}, "more_like_this": set()}[task]
+        assert names <= set(slices)
+
+
+def test_the_report_says_where_a_difference_is_not_significant(result: dict[str, Any], tmp_path: Path) -> None:
+    table = result_table(result)
+    for task, of_task in result["tasks"].items():
+        assert f"| {task} | **{MODEL}** |" in table
+        count = sum(isinstance(means, dict) and means.get("significant") is False for means in of_task.values())
+        assert sum(line.startswith(f"| {task} ") and "not significant" in line for line in table.split("\n")) == count
+    assert "| search | typed_3_4 |" in slices_table(result)
+    assert {"result.json", "result.md"} <= set(write_report(result, tmp_path / "out"))
+    written = msgspec.json.decode((tmp_path / "out" / "result.json").read_bytes())
+    assert written["tasks"]["search"]["paired_low"] == result["tasks"]["search"]["paired_low"]
+    assert table in (tmp_path / "out" / "result.md").read_text()
+
+
+def test_without_an_artifact_the_baselines_are_compared_with_the_best_of_them(small_log: Log) -> None:
+    result = evaluate_artifact(small_log, None, max_labels=5, resamples=20, quick=True)
+    assert result["model_version"] is None
+    for of_task in result["tasks"].values():
+        assert MODEL not in of_task
+        assert "best_minus_low" not in of_task[of_task["best_baseline"]]
+        assert all("best_minus_low" in of_task[name] for name in BASELINES - {of_task["best_baseline"]})
+    assert "best minus this" in result_table(result)
+
+
+def _rank(log: Log, artifact_dir: Path, end_ms: int) -> Ranked:
+    """Rank the labels of a log that test, tune or calibrate before `end_ms`."""
+    artifact = load_artifact(artifact_dir)
+    parts = artifact_parts(artifact, log)
+    before = Log(log.items, [label for label in log.labels if label.ts_ms < end_ms])
+    roles = draw_roles(before, parts, 5, np.random.default_rng(0))
+    return rank_log(
+        log, parts, roles, lambda replay: model_scores(artifact, replay), np.random.default_rng(0), Silent()
+    )
+
+
+@pytest.mark.slow
 def test_a_planted_future_event_changes_no_earlier_rank(small_log: Log, trained: Trained) -> None:
-    artifact = load_artifact(trained[0])
-    end_ms = split_by_time(small_log).middle_end_ms
-    chosen = {id(label) for label in small_log.labels if end_ms <= label.ts_ms < small_log.labels[-1].ts_ms - 1}
-    planted = make_label(small_log.labels[-2].user_id, "t5", small_log.labels[-1].ts_ms - 1)
+    end_ms = small_log.labels[-1].ts_ms - 1
+    planted = make_label(small_log.labels[-2].user_id, "t5", end_ms)
     later = Log(small_log.items, sorted([*small_log.labels, planted], key=lambda label: label.ts_ms))
-    plain, with_future = (rank_labels(log, artifact, chosen, Silent()) for log in (small_log, later))
-    assert plain == with_future
+    plain, with_future = (_rank(log, trained[0], end_ms) for log in (small_log, later))
+    assert plain.tuned == with_future.tuned
+    for task, rankings in plain.rankings.items():
+        assert [one.ranks for one in rankings] == [one.ranks for one in with_future.rankings[task]]
+
+
+@pytest.mark.slow
+def test_a_planted_past_event_does_change_ranks(small_log: Log, trained: Trained) -> None:
+    begin_ms = small_log.labels[0].ts_ms
+    labels = [make_label(f"crowd{place}", "t5", begin_ms + place) for place in range(1, 30)]
+    earlier = Log(small_log.items, sorted([*small_log.labels, *labels], key=lambda label: label.ts_ms))
+    parts = log_parts(small_log)
+    plain, with_past = (
+        rank_log(log, parts, draw_roles(log, parts, 5, np.random.default_rng(0)), None, rng, Silent())
+        for log, rng in ((log, np.random.default_rng(0)) for log in (small_log, earlier))
+    )
+    popular = [[one.ranks["popularity"] for one in ranked.rankings["pre_query"]] for ranked in (plain, with_past)]
+    assert popular[0] != popular[1]
+
+
+@pytest.mark.slow
+def test_shuffled_labels_stand_nowhere_in_particular() -> None:
+    log = make_log(users=60)
+    rng = np.random.default_rng(0)
+    titles = [item.item_id for item in log.items]
+    shuffled = [replace(label, item_id=titles[rng.integers(len(titles))]) for label in log.labels]
+    result = evaluate_artifact(Log(log.items, shuffled), None, resamples=10)
+    for name in BASELINES:
+        found = [of_task[name]["auc_user"] for of_task in result["tasks"].values()]
+        assert np.mean(found) == pytest.approx(0.5, abs=0.12)
+
+
+def _ranking(user: str, **ranks: float) -> Ranking:
+    tops = {model: np.arange(10) + int(rank) for model, rank in ranks.items()}
+    return Ranking(user, {"popularity": 30.0, **ranks}, {"popularity": np.arange(10), **tops}, 41, ("all",))
 
 
 def test_the_paired_interval_is_against_the_best_baseline() -> None:
-    ranks = {MODEL: np.zeros(50), "good": np.full(50, 1.0), "bad": np.full(50, 20.0)}
-    result = task_result(ranks, np.arange(50), 20, np.random.default_rng(0))
+    rankings = [_ranking(f"u{place}", **{MODEL: 0.0, "good": 1.0, "bad": 20.0}) for place in range(50)]
+    result = task_result(rankings, 41, 20, np.random.default_rng(0))
     assert result["best_baseline"] == "good"
     assert result["paired_low"] == pytest.approx(1.0 - ndcg(np.array([1.0]))[0])
     assert result["bad"]["unicorn_minus_low"] == pytest.approx(1.0)
+    assert (result["labels"], result["users"]) == (50, 50)
+
+
+def test_the_correction_is_over_all_comparisons_of_all_tasks() -> None:
+    tasks: dict[str, dict[str, Any]] = {
+        "search": {MODEL: {}, "one": {"p": 0.02}, "labels": 3}, "pre_query": {"one": {"p": 0.03}, "two": {"p": 0.001}},
+    }  # fmt: skip
+    correct(tasks)
+    found = [tasks["search"]["one"], tasks["pre_query"]["one"], tasks["pre_query"]["two"]]
+    assert [means["p_holm"] for means in found] == pytest.approx([0.04, 0.04, 0.003])
+    assert [means["significant"] for means in found] == [True, True, True]
+    assert tasks["search"][MODEL] == {}
+
+
+def test_a_users_own_auc_counts_each_user_once() -> None:
+    # 40 other candidates: ranks 0 and 20 are worth 1 and .5; user b has one label at rank 40, worth 0.
+    rankings = [_ranking("a", m=0.0), _ranking("a", m=20.0), _ranking("b", m=40.0)]
+    assert user_auc(rankings, "m") == pytest.approx((0.75 + 0.0) / 2)
+
+
+def test_stability_is_between_one_users_requests() -> None:
+    assert next_overlap([_ranking("a", m=0.0), _ranking("b", m=0.0)], "m") is None
+    assert next_overlap([_ranking("a", m=0.0), _ranking("b", m=20.0), _ranking("a", m=0.0)], "m") == pytest.approx(1.0)
 
 
 def test_at_most_so_many_labels_of_each_task_are_drawn_the_same_ones_by_seed(small_log: Log) -> None:
@@ -56,6 +172,32 @@ def test_at_most_so_many_labels_of_each_task_are_drawn_the_same_ones_by_seed(sma
     assert {task: tasks.count(task) for task in set(tasks)} == {"pre_query": 7, "search": 7, "more_like_this": 7}
 
 
+def _times(log: Log, roles: Roles, role: str) -> list[int]:
+    return [label.ts_ms for label in log.labels if roles.by_label.get(id(label)) == role]
+
+
+def test_labels_tune_on_the_middle_part_and_test_after_it(small_log: Log) -> None:
+    parts = log_parts(small_log)
+    roles = draw_roles(small_log, parts, None, np.random.default_rng(0))
+    tune, blend, test = (_times(small_log, roles, role) for role in ("tune", "blend", "test"))
+    assert min(map(len, (tune, blend, test))) > 0
+    assert parts.train_end_ms <= min(tune) <= max(tune + blend) < parts.middle_end_ms <= min(test)
+    positive = {id(label) for label in small_log.labels if label.positive}
+    assert {label for label, role in roles.by_label.items() if role != "calibrate"} <= positive
+    assert not {label for label, role in roles.by_label.items() if role == "calibrate"} & positive
+
+
+def test_a_search_for_a_removed_title_looks_for_the_next_one_that_was_liked() -> None:
+    items = make_log().items
+    ms = 1_700_000_000_000
+    labels = [
+        make_label("u", "t1", ms, task="search", query="p"), make_label("u", "t2", ms + 10, positive=False),
+        make_label("u", "t3", ms + 20), make_label("v", "t4", ms + 30, task="search", query="c"),
+    ]  # fmt: skip
+    roles = draw_roles(Log(items, labels), Parts(0, 0), None, np.random.default_rng(0))
+    assert roles.next_item == {id(labels[0]): "t3"}
+
+
 def test_another_log_than_the_one_trained_on_is_refused(trained: Trained) -> None:
     other = make_log(users=10)
     moved = Log(other.items, [replace(label, ts_ms=label.ts_ms - 10**10) for label in other.labels])
@@ -63,34 +205,6 @@ def test_another_log_than_the_one_trained_on_is_refused(trained: Trained) -> Non
         evaluate_artifact(moved, trained[0])
 
 
-def _moment(log: Log, user_id: str = "newcomer", query: str | None = None) -> Moment:
-    replay = Replay(log)
-    end_ms = log.labels[-1].ts_ms + 1000
-    replay.fold_until(end_ms)
-    label = make_label(user_id, "t0", end_ms, task="search" if query else "pre_query", query=query)
-    return Moment(replay, RecentPlays(log, replay), label, replay.context(label), np.arange(1, len(replay.table)))
-
-
-def test_popularity_counts_plays_and_recent_popularity_forgets_old_ones() -> None:
-    base = make_log(users=1, labels_per_user=1)
-    ms = base.labels[0].ts_ms
-    day = 86_400_000
-    labels = [make_label(f"u{n}", "t1", ms + n) for n in range(5)] + [
-        make_label(f"u{n}", "t2", ms + 10 * day + n) for n in range(3)
-    ]
-    moment = _moment(Log(base.items, labels))
-    slots = [moment.replay.table.slot(item_id) - 1 for item_id in ("t1", "t2")]
-    assert popularity(moment)[slots].tolist() == [5, 3]
-    assert recent_popularity(moment)[slots].tolist() == pytest.approx([0, 3], abs=1e-6)
-
-
-def test_prefix_popularity_puts_matching_titles_first_by_popularity() -> None:
-    moment = _moment(make_log(), query="nig")
-    order = np.argsort(-prefix_popularity(moment), kind="stable")
-    matching = [
-        any(word.startswith("nig") for word in moment.replay.table.titles[slot].split()) for slot in moment.slots[order]
-    ]
-    assert matching == sorted(matching, reverse=True)
-    assert any(matching)
-    counts = popularity(moment)[order][: sum(matching)]
-    assert counts.tolist() == sorted(counts.tolist(), reverse=True)
+def test_a_log_without_labels_is_refused() -> None:
+    with pytest.raises(BadInput, match="has no label"):
+        evaluate_artifact(Log([], []), None)

@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from model.calibration import fit_platt
-from model.ranking_metrics import auc, hit, ndcg, paired_interval, rank_of, reciprocal_rank, summarise
+from model.ranking_metrics import auc, hit, ndcg, rank_of, ranks_of, reciprocal_rank, summarise
 
 
 def test_metrics_equal_values_worked_out_by_hand() -> None:
@@ -26,19 +28,20 @@ def test_auc_counts_ordered_pairs_and_halves_ties() -> None:
     assert auc(np.array([1.0, 2.0]), np.array([1.0, 1.0])) == 0.5
 
 
-def test_an_interval_of_equal_differences_is_that_difference() -> None:
-    interval = paired_interval(np.full(40, 0.25), np.arange(40) % 7, 200, np.random.default_rng(0))
-    assert interval.low == pytest.approx(0.25)
-    assert interval.high == pytest.approx(0.25)
+def test_the_ranks_of_rows_are_those_of_each_row() -> None:
+    scores = np.random.default_rng(0).integers(0, 4, (6, 30)).astype(float)
+    assert ranks_of(scores, 7).tolist() == [rank_of(row, 7) for row in scores]
 
 
-def test_an_interval_is_wider_when_one_user_holds_many_equal_labels() -> None:
-    rng = np.random.default_rng(1)
-    by_user = rng.normal(size=20)
-    difference = np.repeat(by_user, 20)
-    clustered = paired_interval(difference, np.repeat(np.arange(20), 20), 500, np.random.default_rng(0))
-    independent = paired_interval(difference, np.arange(400), 500, np.random.default_rng(0))
-    assert clustered.high - clustered.low > 3 * (independent.high - independent.low)
+def test_auc_is_the_area_under_the_curve_worked_out_by_trapezes() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 10, 200).astype(float), (rng.random(200) < 0.3).astype(float)
+    points = [(0.0, 0.0)]
+    for threshold in sorted(set(scores), reverse=True):
+        above = scores >= threshold
+        points.append((float(above[labels == 0].mean()), float(above[labels == 1].mean())))
+    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(points))
+    assert auc(scores, labels) == pytest.approx(area)
 
 
 def test_platt_recovers_the_slope_and_offset_that_made_the_labels() -> None:

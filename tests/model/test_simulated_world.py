@@ -25,6 +25,8 @@ from streams.sources.derive import title_words
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
 from streams.topics import RANKINGS as RANKINGS_TOPIC
 
+pytestmark = pytest.mark.slow  # its worlds take half a minute of CPU together
+
 SMALL = Plan(members=150, titles=150, days=2, seed=11)
 BEGIN_MS = SMALL.begin_ms
 

@@ -49,10 +49,12 @@ def _shuffled(examples: Examples, rng: np.random.Generator) -> Examples:
     return replace(examples, labels_BK=labels_BK, rates_BK=np.ones_like(examples.rates_BK))
 
 
+@pytest.mark.slow
 def test_a_taste_in_the_log_is_learned(small_log: Log) -> None:
     assert _fitted_auc(small_log, shuffle=False) > 0.65
 
 
+@pytest.mark.slow
 def test_shuffled_labels_teach_nothing(small_log: Log) -> None:
     assert _fitted_auc(small_log, shuffle=True) == pytest.approx(0.5, abs=0.1)
 

@@ -1,0 +1,57 @@
+"""Arguments that say which log: the same for `train`, `evaluate` and `dataset`.
+
+Enters: a parser; parsed arguments. Leaves: the log. Called by `commands.py`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra import clock
+from infra.errors import BadInput
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.labels import Log
+
+MOVIELENS = "movielens-100k"
+
+
+def add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which log, how its columns are called, and how much of it."""
+    parser.add_argument(
+        "log",
+        nargs="?",
+        default=MOVIELENS,
+        help=f"{MOVIELENS} (default), a folder that holds its files, a file that `nowrank import` takes, or the "
+        "Parquet file of Globo's clicks",
+    )
+    parser.add_argument("--items", type=Path, metavar="FILE", help="the titles of a file of events")
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="THEIRS=OURS", help="the file's column THEIRS is our field OURS"
+    )
+    parser.add_argument("--type", choices=("play", "click", "thumb"), help="type of the rows that name none")
+    parser.add_argument("--time-unit", choices=("ms", "s"), default="ms", help="unit of the file's times (default: ms)")
+    parser.add_argument("--max-events", type=int, metavar="N", help="only about the first N events of the log")
+    parser.add_argument("--hours", type=float, metavar="H", help="only the first H hours of the log")
+
+
+def log_of(args: argparse.Namespace, settings: Settings) -> "Log":
+    """The log at its own times: nothing that the model sees depends on the date, and the hours of the day stay true."""
+    from streams.sources.log_files import LogSource, load_log
+    from streams.sources.table import TableOptions
+
+    rename = {}
+    for pair in args.map:
+        theirs, equals, ours = pair.partition("=")
+        if not (theirs and equals and ours):
+            raise BadInput("invalid_field", f"--map {pair}: write it as THEIRS=OURS")
+        rename[theirs] = ours
+    options = TableOptions(rename, args.time_unit == "s", args.type)
+    begin_s = clock.monotonic_s()
+    source = LogSource(args.log, args.items, options, args.hours, args.max_events)
+    log = load_log(source, settings.state_dir, clock.now_ms())
+    took_s = clock.monotonic_s() - begin_s
+    print(f"{len(log.labels):,} labels, {len(log.items):,} titles read in {took_s:.0f} s", file=sys.stderr)
+    return log

@@ -1,0 +1,140 @@
+"""The report: an evaluation's result as tables for people.
+
+Enters: the result of `evaluate.py`. Leaves: Markdown; in a folder also JSON and, where matplotlib is installed, a plot.
+Called by `nowrank evaluate`.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from model.ranked import MODEL
+
+PLOT = "ndcg10.png"
+
+
+def result_table(result: dict[str, Any]) -> str:
+    """NDCG@10, HR@10 and MRR by task and model, with the corrected verdict on each difference, as Markdown."""
+    reference = "UniCoRn" if result.get("model_version") else "best"
+    lines = [
+        f"| task | model | NDCG@10 | HR@10 | MRR | user AUC | {reference} minus this, NDCG@10, 95 % | after Holm |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for task, model, means in _models(result):
+        name = f"**{model}**" if model == MODEL else model
+        cells = [f"{means[key]:.3f}" for key in ("ndcg10", "hr10", "mrr", "auc_user")]
+        lines.append(f"| {task} | {name} | {' | '.join(cells)} | {_interval(means)} | {_verdict(means)} |")
+    return "\n".join(lines) + "\n"
+
+
+def slices_table(result: dict[str, Any]) -> str:
+    """The model and the best baseline by slice: searches by length as MRR, the rest as NDCG@10, as Markdown."""
+    lines = ["| task | slice | labels | metric | model | best baseline |", "| --- | --- | --- | --- | --- | --- |"]
+    for task, of_task in result["tasks"].items():
+        best = of_task["best_baseline"]
+        ours = of_task.get(MODEL, {}).get("slices", {})
+        for name, means in of_task[best]["slices"].items():
+            metric = "mrr" if task == "search" else "ndcg10"
+            mine = f"{ours[name][metric]:.3f}" if name in ours else ""
+            lines.append(f"| {task} | {name} | {means['labels']} | {metric} | {mine} | {best} {means[metric]:.3f} |")
+    removed = result["title_removed"]
+    if removed["labels"]:
+        models = {model: means["mrr"] for model, means in removed.items() if isinstance(means, dict)}
+        best = max((model for model in models if model != MODEL), key=lambda model: models[model])
+        mine = f"{models[MODEL]:.3f}" if MODEL in models else ""
+        lines.append(f"| search | title removed | {removed['labels']} | mrr | {mine} | {best} {models[best]:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def exposure_table(result: dict[str, Any]) -> str:
+    """What is shown, how evenly, how much it moves from one request to the next, and calibration, as Markdown."""
+    lines = [
+        "| task | model | coverage | Gini | RBO to the next request | ECE | ECE / rate |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for task, model, means in _models(result):
+        moved = "" if means["rbo_next"] is None else f"{means['rbo_next']:.3f}"
+        error = f"{means['ece']:.6f} | {means['ece_per_rate']:.2f}" if "ece" in means else " | "
+        lines.append(f"| {task} | {model} | {means['coverage']:.3f} | {means['gini']:.3f} | {moved} | {error} |")
+    return "\n".join(lines) + "\n"
+
+
+def tuned_lines(result: dict[str, Any]) -> str:
+    """The settings that were chosen, a line for each baseline."""
+    lines = []
+    for task, of_task in result["tuned"].items():
+        if task in result["tasks"]:
+            for name, setting in of_task.items():
+                if isinstance(setting, dict) and setting:
+                    chosen = ", ".join(f"{key} {value}" for key, value in setting.items())
+                    lines.append(f"- {task}, {name}: {chosen}")
+    return "\n".join(lines) + "\n"
+
+
+def preamble(result: dict[str, Any]) -> str:
+    """What was measured, in two sentences."""
+    count = result["max_labels_per_task"]
+    drawn = "all" if count is None else f"at most {count}, drawn at random,"
+    cut = result["labels_left_out"]
+    left_out = f" The oldest {cut:,} labels were left out, so that the state began empty there." if cut else ""
+    derived = f" {result['derived'][:1].upper()}{result['derived'][1:]}." if result["derived"] else ""
+    drawn = f"{drawn[:1].upper()}{drawn[1:]} positive labels per task of the last tenth of the log"
+    titles, resamples = f"{result['catalogue']:,} titles", f"{result['resamples']} resamples of users"
+    return f"{drawn}, {titles} in the catalogue, {resamples}, seed {result['seed']}.{left_out}{derived}\n"
+
+
+def write_report(result: dict[str, Any], folder: Path) -> list[str]:
+    """Write `result.json`, `result.md` and, where matplotlib is installed, a plot; the names of what was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    tables = [
+        ("Result", result_table(result)), ("Slices", slices_table(result)),
+        ("Exposure, stability, calibration", exposure_table(result)), ("Settings chosen", tuned_lines(result)),
+    ]  # fmt: skip
+    parts = [preamble(result), *(f"## {title}\n\n{table}" for title, table in tables)]
+    (folder / "result.md").write_text("\n".join(parts))
+    written = ["result.json", "result.md"]
+    if find_spec("matplotlib") is not None:
+        _plot(result, folder / PLOT)
+        written.append(PLOT)
+    return written
+
+
+def _models(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (task, model, means)
+        for task, of_task in result["tasks"].items()
+        for model, means in of_task.items()
+        if isinstance(means, dict)
+    ]
+
+
+def _interval(means: dict[str, Any]) -> str:
+    for prefix in ("unicorn", "best"):
+        if f"{prefix}_minus_low" in means:
+            return f"{means[f'{prefix}_minus_low']:+.3f} .. {means[f'{prefix}_minus_high']:+.3f}"
+    return ""
+
+
+def _verdict(means: dict[str, Any]) -> str:
+    if "p_holm" not in means:
+        return ""
+    return f"p {means['p_holm']:.3f}" if means["significant"] else "not significant"
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    matplotlib: Any = import_module("matplotlib")
+    matplotlib.use("Agg")
+    pyplot: Any = import_module("matplotlib.pyplot")
+
+    figure, axes = pyplot.subplots(1, len(result["tasks"]), figsize=(5 * len(result["tasks"]), 4), squeeze=False)
+    for axis, (task, of_task) in zip(axes[0], result["tasks"].items(), strict=True):
+        models = [(name, means["ndcg10"]) for name, means in of_task.items() if isinstance(means, dict)]
+        axis.barh([name for name, _ in models], [value for _, value in models])
+        axis.set(title=task, xlabel="NDCG@10")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -1,0 +1,122 @@
+"""Logs by name or path: one way to every log that training and evaluation can read.
+
+Enters: a name, a folder or a file, and how to read it. Leaves: a `Log` at its own times. Called by the commands of the
+model.
+"""
+
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from infra.errors import BadInput
+from streams.events import Engaged
+from streams.labels import Log
+from streams.sources.event_log import log_of_events
+from streams.sources.globo import HOUR_MS, is_globo, load_globo
+from streams.sources.movielens import NAME as MOVIELENS
+from streams.sources.movielens import load_movielens
+from streams.sources.movielens_files import movielens_folder
+from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
+from streams.sources.table_files import PARQUET, open_table
+
+
+@dataclass(frozen=True, slots=True)
+class LogSource:
+    """Which log: `movielens-100k`, a folder of its files, or a file of events with, if there is one, a file of titles;
+    of these only the first `hours`, and at most `max_events`, in time order.
+    """
+
+    name: str
+    items: Path | None = None
+    options: TableOptions = field(default_factory=TableOptions)
+    hours: float | None = None
+    max_events: int | None = None
+
+
+def load_log(source: LogSource, state_dir: Path, now_ms: int) -> Log:
+    """The log; raises `BadInput` when it cannot be read, or when no row of it is good."""
+    path = Path(source.name)
+    with _no_collection():
+        if source.name == MOVIELENS and not path.is_file():
+            return first_part(load_movielens(movielens_folder(state_dir)), source.hours, source.max_events)
+        if path.is_dir():
+            return first_part(load_movielens(path), source.hours, source.max_events)
+        if path.suffix.lower() == PARQUET and not source.options.rename and is_globo(open_table(path)[0] or []):
+            return load_globo(path, source.hours, source.max_events)
+        return _log_of_files(path, source, now_ms)
+
+
+def first_part(log: Log, hours: float | None, max_events: int | None) -> Log:
+    """The labels of the log's first `hours`, as many of them as have at most `max_events` events."""
+    labels = log.labels
+    if hours is not None and labels:
+        labels = [label for label in labels if label.ts_ms < labels[0].ts_ms + hours * HOUR_MS]
+    if max_events is not None:
+        kept, total = 0, 0
+        while kept < len(labels) and total + len(labels[kept].events) <= max_events:
+            total += len(labels[kept].events)
+            kept += 1
+        labels = labels[:kept]
+    return log if labels is log.labels else replace(log, labels=labels)
+
+
+def newest_part(log: Log, begin_ms: int, max_events: int) -> Log:
+    """The log without its oldest labels, so that about `max_events` stay; all labels since `begin_ms` stay."""
+    total, kept = 0, len(log.labels)
+    while kept > 0:
+        label = log.labels[kept - 1]
+        total += len(label.events)
+        if total > max_events and label.ts_ms < begin_ms:
+            break
+        kept -= 1
+    return log if kept == 0 else replace(log, labels=log.labels[kept:])
+
+
+def _log_of_files(path: Path, source: LogSource, now_ms: int) -> Log:
+    items, bad_items = (
+        _good(source.items, read_items(source.items, TableOptions(), Seen())) if source.items else ([], 0)
+    )
+    events, bad_events = _good(path, read_events(path, source.options, now_ms, Seen()))
+    log = log_of_events(_first_events(events, source.hours, source.max_events), items)
+    if not bad_items + bad_events:
+        return log
+    left_out = f"; {bad_items + bad_events} rows cannot be read and are left out: `nowrank import FILE --dry-run`"
+    return replace(log, derived=log.derived + left_out)
+
+
+def _first_events(events: list[Engaged], hours: float | None, max_events: int | None) -> list[Engaged]:
+    if hours is None and max_events is None:
+        return events
+    events = sorted(events, key=lambda event: event.event_ts_ms)
+    if hours is not None:
+        end_ms = events[0].event_ts_ms + hours * HOUR_MS
+        events = [event for event in events if event.event_ts_ms < end_ms]
+    return events[:max_events]
+
+
+def _good(path: Path, rows: Iterable[Any]) -> tuple[list[Any], int]:
+    """The rows that are no rejection, and how many are; raises `BadInput` when no row is good."""
+    good: list[Any] = []
+    rejected: list[Rejection] = []
+    for row in rows:
+        (rejected if isinstance(row, Rejection) else good).append(row)
+    if not good:
+        first = f"; the first: {rejected[0]}" if rejected else ""
+        raise BadInput("empty", f"{path} holds no row that can be read{first}")
+    return good, len(rejected)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of new objects, none of them garbage: looking for it would double the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from infra.errors import BadInput, SchemaMismatch
+from model.data_set import MANIFEST, DataSet, read_data_set, read_manifest, write_data_set
+from model.train import build_data_set, train_on_data_set, train_on_log
+from streams.labels import Log
+from tests.model.conftest import SMALL
+
+
+@pytest.fixture(scope="module")
+def built(small_log: Log, tmp_path_factory: pytest.TempPathFactory) -> tuple[DataSet, Path]:
+    folder = tmp_path_factory.mktemp("built") / "data"
+    data = build_data_set(small_log, SMALL)
+    write_data_set(data, folder)
+    return data, folder
+
+
+def test_a_data_set_comes_back_as_it_was_written(built: tuple[DataSet, Path]) -> None:
+    data, folder = built
+    again = read_data_set(folder)
+    for part in ("train", "middle", "calibration"):
+        one, other = getattr(data, part), getattr(again, part)
+        assert len(one) > 0
+        for name in ("slots_BK", "labels_BK", "pairs_BKF", "rates_BK"):
+            assert getattr(one, name).dtype == getattr(other, name).dtype
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+        assert list(one.requests) == list(other.requests)
+        for name, array in one.requests.items():
+            assert array.dtype == other.requests[name].dtype
+            assert np.array_equal(array, other.requests[name])
+    assert again.table.ids == data.table.ids
+    size = len(data.table)
+    assert np.array_equal(again.table.title_tokens[:size], data.table.title_tokens[:size])
+    assert all(np.array_equal(one, other) for one, other in zip(again.neighbours, data.neighbours, strict=True))
+    assert (again.split, again.items, again.range_ms) == (data.split, data.items, data.range_ms)
+
+
+@pytest.mark.slow
+def test_training_on_the_folder_gives_the_model_that_training_on_the_log_gives(
+    built: tuple[DataSet, Path], small_log: Log, tmp_path: Path
+) -> None:
+    from_folder = train_on_data_set(read_data_set(built[1]), tmp_path / "one", config=SMALL).card
+    from_log = train_on_log(small_log, tmp_path / "other", config=SMALL).card
+    assert from_folder.version == from_log.version
+    assert from_folder.training == from_log.training
+
+
+def test_the_manifest_says_what_the_folder_holds(built: tuple[DataSet, Path], small_log: Log) -> None:
+    data, folder = built
+    manifest = read_manifest(folder)
+    assert manifest.counts == {part: len(getattr(data, part)) for part in ("train", "middle", "calibration")}
+    assert manifest.positives["train"] == data.train.labels_BK.sum()
+    assert (manifest.begin_ms, manifest.end_ms) == (small_log.labels[0].ts_ms, small_log.labels[-1].ts_ms)
+    assert manifest.titles == len(small_log.items)
+
+
+def test_a_data_set_of_another_registry_is_refused(built: tuple[DataSet, Path], tmp_path: Path) -> None:
+    manifest = msgspec.json.decode((built[1] / MANIFEST).read_bytes())
+    (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(manifest | {"schema_hash": "another"}))
+    with pytest.raises(SchemaMismatch, match="built for feature schema another"):
+        read_data_set(tmp_path)
+
+
+def test_a_damaged_or_missing_data_set_is_refused(built: tuple[DataSet, Path], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no data set"):
+        read_data_set(tmp_path)
+    write_data_set(built[0], tmp_path / "copy")
+    path = tmp_path / "copy" / "train.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match="SHA-256"):
+        read_data_set(tmp_path / "copy")
+
+
+def test_a_folder_with_other_files_is_not_overwritten(built: tuple[DataSet, Path], tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(BadInput, match="holds other files"):
+        write_data_set(built[0], tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear"

@@ -1,0 +1,157 @@
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from features.catalogue import Item
+from infra.errors import BadInput
+from streams.events import Click, Engaged, Play, Thumb
+from streams.labels import Label, Log
+from streams.sources.derive import Member, Rating, derive_labels
+from streams.sources.event_log import log_of_events
+from streams.sources.log_files import LogSource, first_part, load_log, newest_part
+from streams.sources.table import TableOptions
+
+BEGIN_MS = 1_700_000_000_000
+MINUTE_MS = 60_000
+ITEMS = [Item(item_id=f"t{number}", title=f"{word} Story") for number, word in enumerate(("Toy", "Love", "West"))]
+
+
+def _event(kind: type[Any], item_id: str, minute: float, user_id: str = "u1", **fields: Any) -> Any:
+    event_id = f"{kind.__name__}-{user_id}-{item_id}-{round(minute * 1000):08d}"
+    ts_ms = BEGIN_MS + round(minute * MINUTE_MS)
+    return kind(event_id=event_id, user_id=user_id, item_id=item_id, event_ts_ms=ts_ms, **fields)
+
+
+def _click(item_id: str, minute: float, **fields: Any) -> Any:
+    return _event(Click, item_id, minute, **fields)
+
+
+def _play(item_id: str, minute: float, share: float, **fields: Any) -> Any:
+    return _event(Play, item_id, minute, watched_ms=round(1000 * share), duration_ms=1000, **fields)
+
+
+def _only_label(*events: Engaged) -> Label:
+    (label,) = log_of_events(events).labels
+    return label
+
+
+def test_events_of_one_user_and_title_in_one_session_are_one_label_at_the_first_of_them() -> None:
+    log = log_of_events([_play("t1", 1, 1.0), _click("t1", 0), _click("t2", 2), _click("t1", 0, user_id="u2")])
+    assert [(label.user_id, label.item_id, len(label.events)) for label in log.labels] == [
+        ("u1", "t1", 2), ("u2", "t1", 1), ("u1", "t2", 1),
+    ]  # fmt: skip
+    assert log.labels[0].ts_ms == BEGIN_MS
+    assert [event.event_ts_ms for event in log.events] == sorted(event.event_ts_ms for event in log.events)
+
+
+def test_a_session_ends_with_a_gap_of_thirty_minutes_unless_the_events_name_it() -> None:
+    gap = log_of_events([_click("t1", 0), _click("t1", 29), _click("t1", 59)])
+    assert [len(label.events) for label in gap.labels] == [2, 1]
+    named = log_of_events([_click("t1", 0, session_id="s"), _click("t1", 90, session_id="s")])
+    assert [(label.session_id, len(label.events)) for label in named.labels] == [("s", 2)]
+
+
+def test_a_late_thumb_belongs_to_the_last_decision_about_its_title() -> None:
+    log = log_of_events([_click("t1", 0), _event(Thumb, "t1", 500, value="down")])
+    assert [(label.positive, len(label.events)) for label in log.labels] == [(False, 2)]
+
+
+def test_a_thumb_decides_then_a_play_then_a_click() -> None:
+    up, down, none = (_event(Thumb, "t1", 2, value=value) for value in ("up", "down", "none"))
+    assert _only_label(_click("t1", 0)).positive
+    assert _only_label(_click("t1", 0), _play("t1", 1, 0.6)).positive
+    assert not _only_label(_click("t1", 0), _play("t1", 1, 0.59)).positive
+    assert _only_label(_click("t1", 0), _play("t1", 1, 0.1), up).positive
+    assert not _only_label(_click("t1", 0), _play("t1", 1, 1.0), down).positive
+    assert _only_label(_click("t1", 0), none).positive
+    assert not _only_label(none).positive
+    assert _only_label(_event(Play, "t1", 0, watched_ms=5, duration_ms=0)).positive
+
+
+def test_what_an_event_says_of_its_task_is_taken_as_it_is() -> None:
+    search = _only_label(_click("t1", 0, task="search", query="lo"))
+    assert (search.task, search.query, search.source_item_id) == ("search", "lo", None)
+    related = _only_label(_click("t1", 0, task="more_like_this", source_item_id="t0"))
+    assert (related.task, related.source_item_id) == ("more_like_this", "t0")
+    assert _only_label(_click("t1", 0, query="lo")).task == "search"
+    assert _only_label(_click("t1", 0, source_item_id="t0")).task == "more_like_this"
+
+
+def test_an_event_without_a_task_gets_exactly_one_that_is_possible_by_the_hash_of_its_id() -> None:
+    events = [_click(f"t{place % 3}", 3 * place + place % 3, user_id=f"u{place // 3}") for place in range(1800)]
+    labels = log_of_events(events, ITEMS).labels
+    first = [label for label in labels if label.item_id == "t0"]
+    later = [label for label in labels if label.item_id != "t0"]
+    assert {label.task for label in first} == {"pre_query", "search"}
+    counts = Counter(label.task for label in later)
+    assert set(counts) == {"pre_query", "more_like_this", "search"}
+    assert all(300 < count < 500 for count in counts.values())
+    for label in labels:
+        assert (label.query is not None) == (label.task == "search")
+        assert (label.source_item_id is not None) == (label.task == "more_like_this")
+    assert log_of_events(reversed(events), ITEMS).labels == labels
+
+
+def test_without_titles_nothing_is_searched_and_titles_are_called_by_their_ids() -> None:
+    log = log_of_events([_click(f"t{place % 3}", place, user_id=f"u{place // 3}") for place in range(300)])
+    assert {label.task for label in log.labels} == {"pre_query", "more_like_this"}
+    assert {item.title for item in log.items} == {"t0", "t1", "t2"}
+
+
+def test_queries_are_not_derived_where_events_say_their_tasks() -> None:
+    events = [_click("t1", 0, task="pre_query"), *(_click("t2", 0, user_id=f"v{place}") for place in range(50))]
+    assert {label.task for label in log_of_events(events, ITEMS).labels} == {"pre_query"}
+
+
+def test_events_derived_from_ratings_come_back_as_the_labels_they_were_derived_from() -> None:
+    ratings = [Rating("7", f"t{place % 3}", 1 + place % 5, 1000 + place // 3 * 4000 + place) for place in range(60)]
+    members = {"7": Member("7", 30, "F", "writer", "10001")}
+    labels = derive_labels(ratings[:3], {item.item_id: item for item in ITEMS}, members)
+    again = log_of_events(reversed(Log(ITEMS, labels).events), ITEMS)
+    assert again.labels == labels
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    return path
+
+
+def _rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {"who": f"u{place % 5}", "item_id": f"t{place % 3}", "time": BEGIN_MS // 1000 + place * 3600}
+        for place in range(count)
+    ]
+
+
+def test_a_file_is_read_as_import_reads_it_and_may_be_cut(tmp_path: Path) -> None:
+    path = _write(tmp_path / "clicks.jsonl", _rows(20))
+    options = TableOptions({"who": "user_id", "time": "event_ts_ms"}, times_in_s=True, default_type="click")
+    source = LogSource(str(path), options=options)
+    now_ms = BEGIN_MS * 2
+    assert len(load_log(source, tmp_path, now_ms).labels) == 20
+    assert len(load_log(replace(source, hours=5), tmp_path, now_ms).labels) == 5
+    assert len(load_log(replace(source, max_events=7), tmp_path, now_ms).labels) == 7
+    titles = _write(tmp_path / "titles.jsonl", [{"item_id": "t0", "title": "Toy Story"}, {"item_id": "t9"}])
+    log = load_log(replace(source, items=titles), tmp_path, now_ms)
+    assert [item.title for item in log.items] == ["Toy Story", "t1", "t2"]
+    assert "1 rows cannot be read" in log.derived
+
+
+def test_a_file_without_a_good_row_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "clicks.jsonl", [{"type": "click", "user_id": "u1"}])
+    with pytest.raises(BadInput, match="no row that can be read; the first: row 1"):
+        load_log(LogSource(str(path)), tmp_path, BEGIN_MS)
+
+
+def test_the_first_part_and_the_newest_part_keep_whole_labels() -> None:
+    log = log_of_events([_click(f"t{place}", 100 * place) for place in range(10)])
+    assert [label.item_id for label in first_part(log, None, 3).labels] == ["t0", "t1", "t2"]
+    assert [label.item_id for label in first_part(log, 4, None).labels] == ["t0", "t1", "t2"]
+    last = log.labels[-1].ts_ms
+    assert [label.item_id for label in newest_part(log, last, 3).labels] == ["t7", "t8", "t9"]
+    assert len(newest_part(log, log.labels[4].ts_ms, 3).labels) == 6
+    assert newest_part(log, last, 100) is log
