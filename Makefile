@@ -27,9 +27,10 @@ check: $(INSTALLED) ## format, lint, types, room rules and the fast tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-# One at a time: they measure, and each has a whole stack of its own.
+# Two files at a time: most of them wait, for an outage to end or a worker to come back. Those that measure run alone.
 slow-tests: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not alone"
+	$(BIN)/python -m pytest -m "slow and alone"
 
 faults: $(INSTALLED) ## hurt real workers and servers in every way, with a table of what was expected and observed
 	$(BIN)/python -m pytest tests/faults

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_a_quick_run_gives_every_figure(tmp_path: Path) -> None:
     answer = tmp_path / "figures.json"

@@ -23,7 +23,7 @@ from streams.dead_letters import find_dead_letter, read_dead_letters
 from streams.events import Click, Engaged, Play, Thumb
 from streams.producer import Producer, new_event_id
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 WAIT_S = 60.0
 WORKERS = ("session-0", "target-0", "session-1", "target-1")
 

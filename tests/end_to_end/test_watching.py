@@ -33,7 +33,7 @@ from tests.infra.watched import SPECS, Expression, expressions, rules
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import TITLES, make_items
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 RATE_INTERVAL = "20s"
 TIMEOUT_S = 120.0

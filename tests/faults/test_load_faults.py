@@ -14,7 +14,7 @@ from tests.faults.processes import Worker, wait_until
 from tests.faults.workload import Load, Workload, send
 from tests.faults.world import World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 EVENTS_PER_S = 300
 HOT_EVENTS = 6_000
