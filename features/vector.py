@@ -7,7 +7,7 @@ by the scorer and the replay. Pure: time comes in as `now_ms`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from rapidfuzz.fuzz import partial_ratio
 from rapidfuzz.process import cdist
 
 from features import country, query, source_item
-from features.decay import HALF_LIVES_MS, decay_factor
+from features.decay import HALF_LIVES_MS
 from features.engagement import Kind, Task
 from features.item import HALF_LIVES, SIGNALS
 from features.item_table import ITEM_GENRES, ItemTable
@@ -125,28 +125,30 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
     nothing = np.zeros(len(slots), np.float32)
     similar = similarities or Similarities(nothing, nothing, nothing)
     priors = context.priors or table.totals.priors(context.now_ms)
-    ids = [table.ids[slot] for slot in slots.tolist()]
-    weights = context.title_weights
-    counts = _session_counts(context.session)
-    profiles = (
-        genre_profile(table, *_slots_and_weights(table, {context.source_item_id or "": 1.0})),
-        genre_profile(table, *_slots_and_weights(table, weights)),
-        genre_profile(table, *_slots_and_weights(table, counts)),
+    source, weights, counts, thumbs = (
+        WeighedSlots.of(table, weighed)
+        for weighed in (
+            {context.source_item_id or "": 1.0},
+            context.title_weights,
+            _session_counts(context.session),
+            _thumbs(context.user),
+        )
     )
-    source_genres, user_genres, session_genres = _genre_likeness(table, slots, np.stack(profiles, axis=1))
+    profiles = np.stack([genre_profile(table, *weighed) for weighed in (source, weights, counts)], axis=1)
+    source_genres, user_genres, session_genres = _genre_likeness(table, slots, profiles)
     parts = [
         *item_columns(table, slots, context.now_ms, priors),
-        *_target_columns(ids, context.query_targets, context.now_ms, query.HALF_LIFE_MS),
-        *_target_columns(ids, context.source_targets, context.now_ms, source_item.HALF_LIFE_MS),
-        *_target_columns(ids, context.country_targets, context.now_ms, country.HALF_LIFE_MS),
+        *_target_columns(table, slots, context.query_targets, context.now_ms, query.HALF_LIFE_MS),
+        *_target_columns(table, slots, context.source_targets, context.now_ms, source_item.HALF_LIFE_MS),
+        *_target_columns(table, slots, context.country_targets, context.now_ms, country.HALF_LIFE_MS),
         *lexical_columns(table, slots, context.query),
         source_genres,
         similar.source,
-        _by_id(ids, weights),
-        _by_id(ids, _thumbs(context.user)),
+        _of_candidates(slots, *weights),
+        _of_candidates(slots, *thumbs),
         user_genres,
         similar.history,
-        _by_id(ids, counts),
+        _of_candidates(slots, *counts),
         session_genres,
         similar.session,
     ]
@@ -159,7 +161,7 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
 def item_columns(table: ItemTable, slots: Slots, now_ms: int, priors: tuple[float, ...]) -> list[Matrix]:
     """The decayed counts at `now_ms` as log1p, the smoothed rates and the age."""
     ages_ms = np.maximum(now_ms - table.as_of_ms[slots], 0)[:, None]
-    factors = np.exp2(-ages_ms / _HALF_LIVES_MS)
+    factors = np.exp2(-ages_ms / _HALF_LIVES_MS).astype(np.float32)
     sums = np.maximum(table.sums[slots].reshape(len(slots), len(SIGNALS), len(HALF_LIVES)) * factors[:, None, :], 0.0)
     counted = np.log1p(sums[:, _COUNTED, :]).reshape(len(slots), len(COUNTED) * len(HALF_LIVES))
     rates = [
@@ -195,22 +197,40 @@ def lexical_columns(table: ItemTable, slots: Slots, text: str | None) -> list[Ma
     return [exact, prefix, word_prefix, cdist([text], titles, scorer=partial_ratio, dtype=np.float32)[0] / 100]
 
 
-def _target_columns(ids: list[str], state: TopTargetsState | None, now_ms: int, half_life_ms: int) -> Matrix:
-    columns = np.zeros((2, len(ids)), np.float32)
-    if state is not None and state.targets:
-        for index, target in enumerate(map(state.targets.get, ids)):
-            if target is not None:
-                factor = decay_factor(now_ms - target.as_of_ms, half_life_ms)
-                columns[:, index] = max(0.0, target.sums[1]) * factor, max(0.0, target.sums[2]) * factor
-        np.log1p(columns, out=columns)
-    return columns
+class WeighedSlots(NamedTuple):
+    """Some titles' slots (S,), 0 for those that are not in the table, and a weight for each (S,)."""
+
+    slots: Slots
+    weights: Matrix
+
+    @classmethod
+    def of(cls, table: ItemTable, weights: Mapping[str, float]) -> "WeighedSlots":
+        """The titles of a mapping, in its order."""
+        return cls(table.slots(weights), np.fromiter(weights.values(), np.float32, len(weights)))
 
 
-def _by_id(ids: list[str], values: Mapping[str, float]) -> Matrix:
-    if not values:
-        return np.zeros(len(ids), np.float32)
-    find = values.get
-    return np.array([find(item_id, 0.0) for item_id in ids], np.float32)  # from a list: quicker than from an iterator
+def _of_candidates(slots: Slots, weighed: Slots, values: Matrix) -> Matrix:
+    """Each candidate's value among those of the `weighed` slots (..., S), 0 where there is none; costs what both are,
+    not what the table is.
+    """
+    if not len(weighed):
+        return np.zeros((*values.shape[:-1], len(slots)), np.float32)
+    order = np.argsort(weighed)
+    places = order[np.searchsorted(weighed, slots, sorter=order).clip(max=len(order) - 1)]
+    return np.where((weighed[places] == slots) & (slots > 0), values[..., places], np.float32(0.0))
+
+
+def _target_columns(
+    table: ItemTable, slots: Slots, state: TopTargetsState | None, now_ms: int, half_life_ms: int
+) -> Matrix:
+    """The decayed clicks and plays (2, N) of the candidates among a row's targets, as log1p."""
+    if state is None or not state.targets:
+        return np.zeros((2, len(slots)), np.float32)
+    targets = state.targets.values()
+    ages_ms = now_ms - np.array([target.as_of_ms for target in targets], np.int64)
+    sums = np.array([target.sums[1:] for target in targets]).T
+    decayed = np.maximum(sums, 0.0) * np.exp2(-np.maximum(ages_ms, 0) / half_life_ms)
+    return _of_candidates(slots, table.slots(state.targets), np.log1p(decayed).astype(np.float32))
 
 
 def _thumbs(user: UserState) -> dict[str, int]:
@@ -226,10 +246,6 @@ def _session_counts(session: list[Moment]) -> dict[str, float]:
         sign = -1.0 if moment.kind == _THUMB and moment.value < 0 else 1.0
         counts[moment.item_id] = counts.get(moment.item_id, 0.0) + sign
     return counts
-
-
-def _slots_and_weights(table: ItemTable, weights: dict[str, float]) -> tuple[Slots, Matrix]:
-    return table.slots(weights), np.fromiter(weights.values(), np.float32, len(weights))
 
 
 def genre_profile(table: ItemTable, slots: Slots, weights: Matrix) -> Matrix:

@@ -4,8 +4,9 @@ Enters: the store's invalidations (`CLIENT TRACKING` in broadcast mode over the 
 batches of `ItemRow`s, handed to the thread that owns the item table. Started by the scorer's process; runs in a thread
 of its own.
 
-One connection listens for the keys that changed, another reads their rows again, at most every REFRESH_S: that is the
-bound of staleness while both connections live. When either breaks or falls silent, both are
+One connection listens for the keys that changed, another reads their rows again. Both are looked at every REFRESH_S
+only, which is the bound of staleness while both live: woken at each message, this thread would take the interpreter
+from the requests several hundred times a second. When either breaks or falls silent, both are
 opened anew and every row is read again, so that nothing that was missed stays missed.
 """
 
@@ -64,6 +65,7 @@ class NearCache:
         self._project = settings.feast_project.encode()
         self._known: set[str] = set()  # the very strings that were handed on: ids cost memory once
         self._changed: dict[bytes, float] = {}
+        self._heard_s = 0.0
         self._stop = threading.Event()
         self._tried = threading.Event()
         self._thread = threading.Thread(target=self._run, name="near-cache", daemon=True)
@@ -103,25 +105,23 @@ class NearCache:
     def _follow(self) -> None:
         reader = connect(self._settings.redis, TIMEOUT_S)
         listener = Invalidations(self._settings.redis)
+        self._heard_s = monotonic_s()
         connection: Any = reader.client()  # type: ignore[no-untyped-call]  # one connection: tracking belongs to it
         try:
             connection.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", listener.client_id, "BCAST", *_FOLLOWED)
             self._read_all(connection, listener)
             self._report(True)
             self._tried.set()
-            refreshed_s = heartbeat_s = monotonic_s()
-            while not self._stop.is_set():
-                due_s = refreshed_s + REFRESH_S - monotonic_s()
-                self._note(listener.wait(max(0.0, due_s) if self._changed else REFRESH_S))
-                at_s = monotonic_s()
-                if self._changed and at_s - refreshed_s >= REFRESH_S:
+            heartbeat_s = monotonic_s()
+            while not self._stop.wait(REFRESH_S):
+                self._hear(listener)
+                if self._changed:
                     self._refresh(connection, listener)
-                    refreshed_s = at_s
-                if at_s - heartbeat_s >= HEARTBEAT_S:
+                if self._heard_s - heartbeat_s >= HEARTBEAT_S:
                     connection.ping()
                     listener.ping()
                     self._report(True)
-                    heartbeat_s = at_s
+                    heartbeat_s = self._heard_s
         finally:
             self._changed.clear()
             listener.close()
@@ -138,7 +138,7 @@ class NearCache:
             mine = set(list(mine)[: MAX_ROWS - len(found)])
             self._read(connection, mine, {})
             found |= mine
-            self._note(listener.wait(0))
+            self._hear(listener)
             if cursor == 0:
                 break
         gone, self._known = self._known - found, found
@@ -174,12 +174,12 @@ class NearCache:
                 ]
             )
 
-    def _note(self, keys: Iterable[bytes]) -> None:
-        """Remember when each key was first said to have changed."""
-        at_s = monotonic_s()
-        for key in keys:
+    def _hear(self, listener: "Invalidations") -> None:
+        """Remember which keys changed since it was last listened for, as if all had changed right then."""
+        since_s, self._heard_s = self._heard_s, monotonic_s()
+        for key in listener.wait(0):
             if key == EVERYTHING or self._item_id(key) is not None:
-                self._changed.setdefault(key, at_s)
+                self._changed.setdefault(key, since_s)
 
     def _item_id(self, key: bytes) -> str | None:
         """The item that a key is of; None for a key of another project, and for a canary's title."""

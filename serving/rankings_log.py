@@ -22,6 +22,8 @@ BATCH = 200
 MAX_LOGGED_ITEMS = 200
 RETRY_S = 1.0
 IDLE_S = 0.2
+# A send costs the interpreter more than the rankings in it do.
+COLLECT_S = 0.1
 DELIVERY_TIMEOUT_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -80,10 +82,11 @@ class RankingsLog:
         return True
 
     def _take(self) -> list[Ranking]:
-        """What is waiting, up to a batch; empty when nothing comes for a while."""
+        """What comes within COLLECT_S of the first, up to a batch; empty when nothing comes for a while."""
         batch: list[Ranking] = []
         with contextlib.suppress(queue.Empty):
             batch.append(self._waiting.get(timeout=IDLE_S))
+            self._stop.wait(COLLECT_S)
             while len(batch) < BATCH:
                 batch.append(self._waiting.get_nowait())
         return batch

@@ -8,6 +8,7 @@ otherwise, after another number of partitions was given to the log, is kept as i
 
 import re
 from array import array
+from functools import cache
 
 from features.rows import decode_contained
 from streams.topics import DELTAS
@@ -50,5 +51,11 @@ def _pack(contained: bytes) -> tuple[int, int]:
     if not offsets:
         return NO_ROW, 0
     [(log, offset), *others] = offsets.items()
+    partition = _partition(log)
+    return (OTHERWISE, 0) if others or partition is None else (partition, offset)
+
+
+@cache  # as many as the delta log has partitions
+def _partition(log: str) -> int | None:
     found = _LOG.fullmatch(log)
-    return (OTHERWISE, 0) if others or found is None else (int(found[1]), offset)
+    return None if found is None else int(found[1])
