@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from infra.errors import NowrankError
 
-# command -> (module that holds `<command>_arguments(parser)` and `<command>(args) -> int`, one-line help)
+# command, of one word or two -> (module that holds `<command>_arguments(parser)` and `<command>(args) -> int`, one-line
+# help). The longer name wins: a log in a folder called history is `nowrank train ./history`.
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("infra.embedded.commands", "start the embedded stack: broker, store, workers, scorer, canary"),
     "down": ("infra.embedded.commands", "stop the embedded stack"),
@@ -28,7 +29,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "features": ("features.commands", "show the feature registry, read a row, apply it to Feast"),
     "dataset": ("model.commands", "replay a log into training examples: Parquet with a manifest"),
     "train": ("model.commands", "train UniCoRn on a log of events"),
+    "train history": ("model.history.commands", "train a history encoder: a user's whole past as one vector"),
     "evaluate": ("model.commands", "evaluate an artifact on the last days of a log"),
+    "evaluate history": ("model.history.commands", "compare trained history encoders, user by user"),
     "scorer": ("serving.commands", "run the scorer"),
     "rank": ("serving.commands", "ask the scorer for a ranking"),
     "reproduce": ("serving.reproduce_command", "score a logged answer again and compare, bit for bit"),
@@ -63,6 +66,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if " ".join(words[:2]) in COMMANDS:
+        words[:2] = [" ".join(words[:2])]
     command = words[0] if words and words[0] in COMMANDS else None
     try:
         args = build_parser(command).parse_args(words)
@@ -84,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _identifier(command: str) -> str:
-    return "import_" if command == "import" else command.replace("-", "_")
+    return "import_" if command == "import" else command.replace("-", "_").replace(" ", "_")
 
 
 def _function(module_name: str, name: str):  # type: ignore[no-untyped-def]

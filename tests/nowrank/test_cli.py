@@ -37,6 +37,13 @@ def test_a_command_that_fails_says_why_in_one_line(
     assert capsys.readouterr().err.startswith("nowrank: no broker is set")
 
 
+def test_a_command_of_two_words_goes_before_the_one_of_its_first_word(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["train", "history", str(tmp_path), "--out", str(tmp_path / "run")]) == 1
+    assert "ratings_ordered.tsv.gz" in capsys.readouterr().err
+
+
 def loaded_by(statement: str) -> set[str]:
     done = subprocess.run([sys.executable, "-c", f"{statement}; {LOADED}"], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
