@@ -6,6 +6,9 @@ Called by `rebuild`. Pure, but for looking up offsets by time.
 The deltas of every event in a new user row must stand in the delta log already, because nothing sends them again. So
 stage 1 is folded up to the live store's own checkpoints and no further; a log whose live checkpoint says nothing about
 this delta log gets none, and the workers begin at its beginning and send again, which stage 2 recognises.
+
+What stands in a delta log that the live store knows nothing of is left out: the deltas of every event will be sent
+again, and a worker that had not noticed yet that its event log was replaced may have sent some under its old offsets.
 """
 
 from dataclasses import dataclass, field
@@ -68,8 +71,8 @@ def plan_rebuild(
             if log in usable or begin is not None
         },
         target={
-            log: Checkpoint(span.first, span.first, topic_ids.get(DELTAS, ""), _below(cut))
-            for log, span in deltas.items()
+            log: Checkpoint(at, at, topic_ids.get(DELTAS, ""), _below(cut))
+            for log, at in ((log, span.first if same_deltas else span.end) for log, span in deltas.items())
         },
         usable=frozenset(usable),
         begin=cut,

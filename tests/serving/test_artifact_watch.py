@@ -67,7 +67,10 @@ def test_answers_during_swaps_are_all_given_and_each_by_one_model(world_settings
                 body = answer.json()
                 answers.append((answer.status_code, body.get("ranking_id", ""), body.get("model", "")))
 
-    with running_scorer(replace(world_settings, artifact_dir=str(folder))) as (_, client):
+    patient = replace(
+        world_settings, artifact_dir=str(folder), rank_queue_ms=60_000
+    )  # nobody is shed on a busy machine
+    with running_scorer(patient) as (_, client):
         wait_until(lambda: version(client) == versions[0])
         askers = [threading.Thread(target=ask, args=(str(client.base_url),)) for _ in range(3)]
         for asker in askers:

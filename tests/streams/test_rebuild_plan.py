@@ -47,6 +47,11 @@ def test_without_a_delta_log_that_holds_their_deltas_no_events_are_folded() -> N
     assert "the delta log is a new one" in plan.notes[0]
 
 
+def test_what_already_stands_in_a_new_delta_log_is_left_out() -> None:
+    replaced = {"plays": "new", "clicks": "new", "deltas": "new"}
+    assert plan_rebuild(live(), SPANS, replaced, None).target == {"deltas-0": Checkpoint(10, 10, "new")}
+
+
 def test_an_event_log_made_anew_beside_an_old_delta_log_is_refused() -> None:
     with pytest.raises(NowrankError, match="holds deltas of an earlier log"):
         plan_rebuild(live(), SPANS, {**IDS, "plays": "new"}, None)
