@@ -209,7 +209,7 @@ class FencedStore:
 
 @cache
 def _expire_ms(family: RowFamily) -> int:
-    return family.retention_ms + LOG_RETENTION_MS
+    return family.retention_ms + (LOG_RETENTION_MS if family.outlives_log else 0)
 
 
 def _new_connection(connection_string: str, timeout_s: float) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import mmh3
 import msgspec
 
-from features import country, item, query, session, source_item, user_history
+from features import country, item, query, session, shown, source_item, user_history
 from features.delta import Delta, Entity
 from features.item import ItemState, fold_item
 from features.spec import DType, ViewSpec
@@ -178,6 +178,8 @@ class RowFamily:
     new_state: Callable[[], Any]
     unpack: Callable[[list[bytes]], Any]
     log_state: Callable[[Any], bytes] | None = None
+    # False: an idle row may be dropped while its records are still in the log.
+    outlives_log: bool = True
 
     @property
     def retention_ms(self) -> int:
@@ -208,6 +210,7 @@ _LOGS = msgspec.msgpack.Decoder(dict[str, LogMemory])
 _LOG_STATE = msgspec.msgpack.Decoder(tuple[int, dict[str, list[int]], dict[str, int]])
 _ITEM = msgspec.msgpack.Decoder(ItemState)
 _TOP_TARGETS = msgspec.msgpack.Decoder(TopTargetsState)
+_SHOWN = msgspec.msgpack.Decoder(shown.ShownState)
 
 USER = RowFamily(
     "user",
@@ -223,6 +226,15 @@ QUERY, SOURCE_ITEM, COUNTRY = (
     for view in (query.VIEW, source_item.VIEW, country.VIEW)
 )
 FAMILIES: tuple[RowFamily, ...] = (USER, ITEM, QUERY, SOURCE_ITEM, COUNTRY)
+# The stage `labels` keeps it; it holds no feature.
+SHOWN = RowFamily(
+    shown.VIEW.name,
+    shown.VIEW.join_key,
+    (shown.VIEW,),
+    shown.ShownState,
+    lambda parts: _SHOWN.decode(parts[0]),
+    outlives_log=False,
+)
 
 TARGET_FAMILIES: dict[Entity, RowFamily] = {
     Entity.ITEM: ITEM,
@@ -272,6 +284,6 @@ def encode_row(family: RowFamily, state: Any, contained: dict[str, int]) -> list
 
 _COLUMNS = {
     view.name: [(feature_field(view.name, spec.name), _ENCODERS[spec.dtype]) for spec in view.features]
-    for family in FAMILIES
+    for family in (*FAMILIES, SHOWN)
     for view in family.views
 }

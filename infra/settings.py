@@ -18,6 +18,7 @@ STACK_FILE = "stack.json"
 NO_BROKER = "no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port"
 STACK_LOCK = "stack.lock"
 STAGES = ("session", "target")
+LABELS_STAGE = "labels"
 
 
 def _setting(default: Any, doc: str, *, is_secret: bool = False) -> Any:
@@ -38,7 +39,12 @@ class Settings:
     worker_id: str = _setting("worker-0", "name of one worker process in logs and metrics")
     stages: str = _setting(
         "session,target",
-        "what a worker does: `session` (events to user rows and deltas), `target` (deltas to target rows), or both",
+        "what a worker does: `session` (events to user rows and deltas), `target` (deltas to target rows), or both; or "
+        "`labels` (rankings and events to the labels of what was shown)",
+    )
+    label_workers: int = _setting(0, "stream workers of the stage `labels` that the embedded stack starts; 0: none")
+    label_window_s: int = _setting(
+        1800, "how long after a list a click, play or thumb that names no list may still belong to it"
     )
     batch_max_events: int = _setting(1000, "most records that a stage folds at once")
     fetch_wait_ms: int = _setting(
@@ -125,8 +131,12 @@ class Settings:
     def stage_names(self) -> tuple[str, ...]:
         """The stages that a worker runs; raises `SettingsError` for anything else."""
         asked = {name.strip() for name in self.stages.split(",")}
+        if asked == {LABELS_STAGE}:
+            return (LABELS_STAGE,)
         if not asked <= set(STAGES):
-            raise SettingsError(f"NOWRANK_STAGES is {self.stages!r}; it must be {STAGES[0]}, {STAGES[1]} or both")
+            raise SettingsError(
+                f"NOWRANK_STAGES is {self.stages!r}; it must be {STAGES[0]}, {STAGES[1]} or both, or {LABELS_STAGE}"
+            )
         return tuple(stage for stage in STAGES if stage in asked)
 
     @property

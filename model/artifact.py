@@ -225,6 +225,20 @@ def save_artifact(
     return complete
 
 
+def install_artifact(source: Path, path: Path) -> None:
+    """Copy an artifact to `path` so that `path` never holds a part of one; what stood there is removed after."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        folder.chmod(0o755)
+        for name in (*FILES, CARD):
+            shutil.copyfile(source / name, folder / name)
+        load_artifact(folder)  # the copy, not only what was copied
+        _swap(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def load_artifact(path: Path) -> Artifact:
     """The artifact in a folder; raises `ArtifactInvalid` when it is damaged, `SchemaMismatch` when it was made for
     other features.

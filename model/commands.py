@@ -11,6 +11,7 @@ import msgspec
 
 from infra.settings import load_settings
 from model.log_arguments import add_log_arguments, log_of
+from model.served_commands import SERVED, served_arguments, train_from_served
 
 
 def dataset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +49,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", type=Path, metavar="FOLDER", help="train on what `nowrank dataset` wrote there; LOG is not read"
     )
+    served_arguments(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where the artifact goes (default: where the scorer looks for it)"
     )
@@ -67,7 +69,9 @@ examples:
   nowrank data get movielens-100k && nowrank train
   nowrank train ~/ml-100k --out /models/today --labels 60000 --budget-s 600
   nowrank train events.parquet --items titles.jsonl
-  nowrank dataset events.parquet --out built && nowrank train --dataset built"""
+  nowrank dataset events.parquet --out built && nowrank train --dataset built
+
+  nowrank train --from served --out build/candidate && nowrank promote build/candidate"""
 
 
 def train(args: argparse.Namespace) -> int:
@@ -82,6 +86,8 @@ def train(args: argparse.Namespace) -> int:
     config = TrainConfig(seed=args.seed, threads=args.threads)
     if args.labels is not None:
         config = dataclasses.replace(config, train_labels=args.labels)
+    if args.source == SERVED:
+        return train_from_served(args, config, settings)
     with shown_progress() as progress:
         if args.dataset is not None:
             data = read_data_set(args.dataset)

@@ -1,6 +1,7 @@
 """Arguments that say which log: the same for `train`, `evaluate` and `dataset`.
 
-Enters: a parser; parsed arguments. Leaves: the log. Called by `commands.py`.
+Enters: a parser; parsed arguments. Leaves: the log. Called by `commands.py` and
+`served_commands.py`.
 """
 
 import argparse
@@ -35,6 +36,13 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-unit", choices=("ms", "s"), default="ms", help="unit of the file's times (default: ms)")
     parser.add_argument("--max-events", type=int, metavar="N", help="only about the first N events of the log")
     parser.add_argument("--hours", type=float, metavar="H", help="only the first H hours of the log")
+
+
+def log_named(name: str, settings: Settings) -> "Log":
+    """The whole of a log that needs nothing but its name, or its folder or file."""
+    parser = argparse.ArgumentParser()
+    add_log_arguments(parser)
+    return log_of(parser.parse_args([name]), settings)
 
 
 def log_of(args: argparse.Namespace, settings: Settings) -> "Log":

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dataset": ("model.commands", "replay a log into training examples: Parquet with a manifest"),
     "train": ("model.commands", "train UniCoRn on a log of events"),
     "train history": ("model.history.commands", "train a history encoder: a user's whole past as one vector"),
+    "promote": ("model.served_commands", "put a new artifact in the current one's place, if it is not worse"),
     "evaluate": ("model.commands", "evaluate an artifact on the last days of a log"),
     "evaluate history": ("model.history.commands", "compare trained history encoders, user by user"),
     "scorer": ("serving.commands", "run the scorer"),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from features.model_inputs import pack_inputs
-from features.vector import Context
+from features.registry import schema_hash
+from features.vector import COLUMN_NAMES, Context
 from serving.candidates import Found
 from serving.contract import Group, RankedItem, RankRequest
 from serving.experiments import JOINT
@@ -21,6 +22,8 @@ from serving.rerank import Order
 from serving.scorer import POPULARITY, Prepared, Scored, Scorer
 from serving.store_reader import RowsRead
 from streams.events import Ranking, ServedItem
+
+SCHEMA_HASH = schema_hash(COLUMN_NAMES)
 
 
 class Ordered(NamedTuple):
@@ -132,6 +135,7 @@ def to_ranking(library: Library, ranked: Ranked, request: RankRequest, priors: t
         if ranked.ordered.prepared.inputs is None
         else pack_inputs(library.table, ranked.ordered.prepared.inputs),
         priors=list(priors),
+        schema_hash=SCHEMA_HASH,
     )
 
 

@@ -115,6 +115,7 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     contained: dict[str, dict[str, int]] = {}
     inputs: bytes = b""
     priors: list[float] = []
+    schema_hash: str = ""  # of the features: the registry's and the columns'
 
 
 Engaged = Play | Click | Thumb

@@ -23,20 +23,22 @@ from streams.checkpoints import Checkpoint, decode_checkpoints
 from streams.dead_letters import DeadLetter, encode_dead_letter
 from streams.deltas import SourcedDelta, send_deltas
 from streams.known_items import KnownItems
+from streams.label_agent import STAGE as LABELS_STAGE
+from streams.label_agent import LabelStage
 from streams.session_agent import STAGE as SESSION_STAGE
 from streams.session_agent import SessionStage
+from streams.shown_labels import RankingLabels, encode_labels
 from streams.stage import Record, SharedStore, log_name
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.target_agent import TargetStage
-from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS, read_topic_ids
+from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS, LABELS, read_topic_ids
 from streams.watchdog import Progress, Watchdog
 
 HEARTBEAT_S = 0.5
 LOG_CHECK_S = 5.0
 STOP_TIMEOUT_S = 6.0
 LOOK_TIMEOUT_S = 5.0
-TOPICS_OF = {SESSION_STAGE: EVENT_TOPICS, TARGET_STAGE: (DELTAS,)}
-STAGE_OF = {topic: stage for stage, topics in TOPICS_OF.items() for topic in topics}
+TOPICS_OF = {SESSION_STAGE: EVENT_TOPICS, TARGET_STAGE: (DELTAS,), LABELS_STAGE: EVENT_TOPICS}
 ANEW = "Rows and log do not belong together any more: run `nowrank rebuild`."
 MAX_REQUEST_BYTES = 1024 * 1024
 CANNOT_CONTINUE = 70
@@ -77,6 +79,7 @@ class Runtime:
             stage: SharedStore(FencedStore(settings.redis, settings.feast_project)) for stage in settings.stage_names
         }
         self._stages = {stage: self._new_stage(stage) for stage in settings.stage_names}
+        self._stage_of = {topic: stage for stage in self._stages for topic in TOPICS_OF[stage]}
         self.progress = {stage: Progress(stage) for stage in self._stages}
         self._busy = {stage: asyncio.Lock() for stage in self._stages}
         self._watchdog = Watchdog(settings.stall_timeout_s)
@@ -84,8 +87,12 @@ class Runtime:
         self._revoked_s: float | None = None
         self._producer: Any = None
 
-    def _new_stage(self, stage: str) -> SessionStage | TargetStage:
+    def _new_stage(self, stage: str) -> SessionStage | TargetStage | LabelStage:
         store, cache_bytes = self._stores[stage], self.settings.row_cache_bytes // len(self._stores)
+        future_limit_ms = self.settings.future_limit_s * 1000
+        if stage == LABELS_STAGE:
+            window_ms = self.settings.label_window_s * 1000
+            return LabelStage(store, self._send_labels, self.metrics, future_limit_ms, window_ms)
         if stage == TARGET_STAGE:
             return TargetStage(store, self._send_dead_letters, self.metrics, cache_bytes)
         return SessionStage(
@@ -93,13 +100,13 @@ class Runtime:
             self._send_deltas,
             self._send_dead_letters,
             self.metrics,
-            self.settings.future_limit_s * 1000,
+            future_limit_ms,
             cache_bytes,
             self._known_items.count_unknown,
         )
 
     async def start(self) -> None:
-        """Connect the producer of deltas and dead letters.
+        """Connect the producer of deltas, dead letters and labels.
 
         It need not be idempotent: one message a partition is under way at a time, and stage 2 recognises one that was
         written twice.
@@ -164,7 +171,7 @@ class Runtime:
             name = log_name(tp.topic, tp.partition)
             log_id = self._log_ids.get(tp.topic, "")
             begin = Checkpoint(first[tp], first[tp], log_id)
-            checkpoint = checkpoints[STAGE_OF[tp.topic]].setdefault(name, begin)
+            checkpoint = checkpoints[self._stage_of[tp.topic]].setdefault(name, begin)
             starts[tp] = next_offset = checkpoint.next_offset
             if log_id and checkpoint.log_id and log_id != checkpoint.log_id:
                 end_process(f"{name} goes on in the log {checkpoint.log_id}, but this is the log {log_id}. {ANEW}")
@@ -239,16 +246,16 @@ class Runtime:
 
     def _measure_lag(self, consumer: Any) -> dict[str, int]:
         """The lag by topic, as metrics; the lag by stage, returned."""
-        lags = {topic: 0 for topic, stage in STAGE_OF.items() if stage in self._stages}
+        lags = dict.fromkeys(self._stage_of, 0)
         for tp in consumer.assignment():
             end = consumer.highwater(tp)
-            checkpoint = self._stages[STAGE_OF[tp.topic]].checkpoints.get(log_name(tp.topic, tp.partition))
+            checkpoint = self._stages[self._stage_of[tp.topic]].checkpoints.get(log_name(tp.topic, tp.partition))
             if end is not None and checkpoint is not None:
                 lags[tp.topic] += max(0, end - checkpoint.next_offset)
         by_stage = dict.fromkeys(self._stages, 0)
         for topic, lag in lags.items():
             self.metrics.set("nowrank_worker_lag_records", lag, topic=topic)
-            by_stage[STAGE_OF[topic]] += lag
+            by_stage[self._stage_of[topic]] += lag
         return by_stage
 
     async def _send_deltas(self, deltas: list[SourcedDelta]) -> int:
@@ -260,3 +267,10 @@ class Runtime:
     async def _send_dead_letters(self, letters: list[DeadLetter]) -> None:
         for letter in letters:
             await self._producer.send_and_wait(DEAD_LETTERS, value=encode_dead_letter(letter), key=letter.name.encode())
+
+    async def _send_labels(self, labels: list[RankingLabels]) -> None:
+        """All at once: their versions say which holds, whatever their order."""
+        sent = [
+            await self._producer.send(LABELS, value=encode_labels(one), key=one.ranking_id.encode()) for one in labels
+        ]
+        await asyncio.gather(*sent)

@@ -22,6 +22,7 @@ RANKINGS = "rankings"
 ITEMS = "items"
 DELTAS = "deltas"
 DEAD_LETTERS = "dead-letters"
+LABELS = "labels"
 
 EVENT_TOPICS = (PLAYS, CLICKS, THUMBS, RANKINGS)
 WEEK_MS = 7 * 24 * 3600 * 1000
@@ -40,6 +41,7 @@ _LOG = {"retention.ms": str(4 * WEEK_MS), "message.timestamp.type": "LogAppendTi
 TOPICS = (
     *(TopicSpec(name, True, _LOG) for name in EVENT_TOPICS),
     TopicSpec(DELTAS, True, {"retention.ms": str(8 * WEEK_MS)}),
+    TopicSpec(LABELS, True, {"retention.ms": str(4 * WEEK_MS)}),
     TopicSpec(ITEMS, False, {"cleanup.policy": "compact"}),
     TopicSpec(DEAD_LETTERS, False, {"retention.ms": str(4 * WEEK_MS)}),
 )

@@ -14,7 +14,7 @@ from infra.embedded.probes import http_answers
 from infra.embedded.servers import LOOPBACK, broker_part, free_port, redis_part
 from infra.embedded.supervisor import PartSpec
 from infra.errors import StackError
-from infra.settings import STAGES, Settings, child_environment
+from infra.settings import LABELS_STAGE, STAGES, Settings, child_environment
 
 PARTS = ("broker", "redis", "worker", "scorer", "canary")
 # Faust imports, joins its group and gets its partitions; the scorer loads its artifact and warms up. Both on a busy
@@ -96,6 +96,7 @@ def make_plan(settings: Settings, only: Collection[str]) -> Plan:
 def _worker_parts(settings: Settings) -> tuple[PartSpec, ...]:
     """A process for each stage, as many times as there are workers: the stages must not wait for one interpreter."""
     names = [(stage, f"{stage}-{index}") for index in range(settings.workers) for stage in STAGES]
+    names += [(LABELS_STAGE, f"{LABELS_STAGE}-{index}") for index in range(settings.label_workers)]
     return tuple(_worker_part(settings, stage, name, place) for place, (stage, name) in enumerate(names))
 
 

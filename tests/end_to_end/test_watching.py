@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from features.engagement import TASK_NAMES, Kind
-from features.rows import FAMILIES
+from features.rows import FAMILIES, SHOWN
 from infra.clock import now_ms
 from infra.embedded import start_stack, stop_stack
 from infra.embedded.child import dies_with_parent
@@ -63,14 +63,14 @@ VIEWS = {"session", "item", "query", "source_item", "country"}
 REFUSED = {"full", "queue", "token", "rate_limit", "connections", "large_headers", "slow_headers", "slow_reader"}
 CLOSED_VALUES = {
     "code": STATUS_CODES,
-    "entity": {family.name for family in FAMILIES},
+    "entity": {family.name for family in (*FAMILIES, SHOWN)},
     "kind": {kind.name.lower() for kind in Kind},
     "phase": {"store", "candidates", "features", "model", "rules", "answer"},
     "reason": {*REASONS, *REFUSED},
     "result": {"accepted", "rejected", "lost", "logged", "dropped", "seen"},
     "route": ROUTES,
     "source": set(SOURCES),
-    "stage": {"session", "target"},
+    "stage": {"session", "target", "labels"},
     "step": {"append", "apply", "write"},
     "status": {"store_missing", "store_timeout", "model_missing"},
     "task": set(TASK_NAMES),

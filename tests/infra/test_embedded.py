@@ -263,6 +263,15 @@ def test_plan_gives_each_process_its_own_port_and_every_address(own: Settings) -
     ]
 
 
+def test_plan_has_workers_of_labels_only_when_they_are_asked_for(own: Settings) -> None:
+    parts = ("broker", "redis", "worker")
+    assert [spec.name for spec in make_plan(own, parts).workers] == ["session-0", "target-0"]
+    asked = make_plan(Settings(state_dir=own.state_dir, label_workers=2), parts)
+    assert [spec.name for spec in asked.workers] == ["session-0", "target-0", "labels-0", "labels-1"]
+    [found] = {load_settings(spec.environment, running_stack=False).stage_names for spec in asked.workers[2:]}
+    assert found == ("labels",)
+
+
 def test_plan_without_a_canary_has_none(own: Settings) -> None:
     assert make_plan(own, ("broker", "redis", "worker")).watchers == []
 

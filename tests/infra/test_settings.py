@@ -106,13 +106,18 @@ def test_stack_file_is_json_that_others_can_read(stack_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stages", "names"),
-    [("session,target", ("session", "target")), ("target, session", ("session", "target")), ("target", ("target",))],
+    [
+        ("session,target", ("session", "target")),
+        ("target, session", ("session", "target")),
+        ("target", ("target",)),
+        ("labels", ("labels",)),
+    ],
 )
 def test_a_worker_runs_the_stages_that_it_is_told(stages: str, names: tuple[str, ...]) -> None:
     assert Settings(stages=stages).stage_names == names
 
 
-@pytest.mark.parametrize("stages", ["", "sessions", "session,,", "session;target"])
+@pytest.mark.parametrize("stages", ["", "sessions", "session,,", "session;target", "session,labels"])
 def test_unknown_stages_are_refused(stages: str) -> None:
     with pytest.raises(SettingsError, match="it must be session, target or both"):
         _ = Settings(stages=stages).stage_names

@@ -1,0 +1,165 @@
+"""Position bias: does a correction find the true order of titles better than none?
+
+Enters: the size of a simulated world. Leaves: a table, and JSON. Run as `python -m benchmarks.position_bias`.
+
+In a world of `nowrank simulate` the true utility of every shown title is known, and so is that members look at the top
+of a list more often (decision 13). The same network is trained on the same lists without a correction and with each
+one; then it orders the titles of later lists without knowing their positions. The figure is Kendall's tau between that
+order and the true one, the mean over lists; differences are paired by list and drawn by member.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from features.engagement import TASK_NAMES
+from infra.clock import monotonic_s
+from model.batches import Catalogue
+from model.config import TrainConfig, UnicornConfig
+from model.fit import logits_of, standardise
+from model.intervals import paired_interval
+from model.position_bias import CORRECTIONS, Correction
+from model.progress import Silent
+from model.served_dataset import ServedExamples, build_served, replay_of
+from model.served_fit import ServedFit
+from model.simulation.files import write_simulation
+from model.simulation.law import Floats, Law, law_with
+from model.simulation.served import read_simulated
+from model.simulation.simulator import Plan
+from model.simulation.truth_reader import TruthFolder
+from model.train_served import split_served
+from model.unicorn import Unicorn
+
+# By the default of the simulator the policy is mostly right about its members; in the other world it also promotes
+# titles for reasons of its own.
+WORLDS = {"default": (), "promoted": ("promotion_spread=1.5",)}
+PLACES = 12
+RESAMPLES = 2000
+# A small network, and steps enough: a position's part is learned in the first ones, the rest is the same for all.
+SIZES = UnicornConfig(text=16, item_id=16, genre=8, deep=64, deep_blocks=1, cross_rank=16, cross_layers=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One world and how to train in it."""
+
+    plan: Plan
+    config: TrainConfig
+    corrections: Sequence[Correction] = field(default=CORRECTIONS)
+
+
+def run_trial(trial: Trial, folder: Path) -> dict[str, Any]:
+    """Every correction's tau on the last tenth of the lists, and its paired difference from no correction."""
+    write_simulation(trial.plan, folder)
+    served, truth = read_simulated(folder), TruthFolder(folder)
+    replay = replay_of(served)
+    data = build_served(served, replay, Silent(), replay_others=True)
+    split, train, middle = split_served(data)
+    test = data.take(np.flatnonzero(data.times_ms_B >= split.middle_end_ms))
+    utilities = {request.ranking_id: request.utilities for request in truth.requests()}
+    catalogue = Catalogue.of(replay.table)
+    taus: dict[str, Floats] = {}
+    learned: dict[str, Any] = {}
+    for correction in trial.corrections:
+        begin_s = monotonic_s()
+        torch.manual_seed(trial.config.seed)
+        model = Unicorn(trial.config.model, vocabulary=len(replay.table))
+        standardise(model, train.examples)
+        fit = ServedFit(model, catalogue, trial.config, correction)
+        losses = fit.run(train, middle, float("inf"), Silent())
+        taus[correction] = true_order_taus(logits_of(model, catalogue, test.examples), test, utilities)
+        learned[correction] = {"middle_losses": losses[1], "fit_s": monotonic_s() - begin_s}
+        if correction in ("position", "examination"):
+            learned[correction] |= _positions(fit, trial.plan.law)
+    users = np.unique(test.users_B, return_inverse=True)[1]
+    rng = np.random.default_rng(trial.config.seed)
+    result: dict[str, Any] = {"lists": len(train), "tested_lists": len(test), "seed": trial.plan.seed}
+    for name, own in taus.items():
+        low, high, _ = paired_interval(own - taus["none"], users, RESAMPLES, rng)
+        result[name] = {"tau": float(own.mean()), "gain": float((own - taus["none"]).mean())}
+        result[name] |= {"gain_low": low, "gain_high": high} | learned[name]
+    return result
+
+
+def true_order_taus(logits_BK: Floats, test: ServedExamples, utilities: dict[str, list[float]]) -> Floats:
+    """Kendall's tau of each list: the share of pairs in the true order minus the share of those that are not."""
+    taus = []
+    for row, ranking_id in enumerate(test.ranking_ids):
+        true_K = np.array(utilities[ranking_id])
+        scores_K = logits_BK[row, : len(true_K)]
+        first, second = np.triu_indices(len(true_K), 1)
+        agree = np.sign(scores_K[first] - scores_K[second]) * np.sign(true_K[first] - true_K[second])
+        taus.append(agree.mean())
+    return np.array(taus)
+
+
+def _positions(fit: ServedFit, law: Law) -> dict[str, Any]:
+    """The learned part of each place, and the logarithm of the true P(examined) for comparison."""
+    log_examined = -law.etas[:, None] * np.log(np.arange(1, PLACES + 1))
+    return {
+        "learned": dict(zip(TASK_NAMES, fit.learned_positions(PLACES), strict=True)),
+        "true_log_examined": dict(zip(TASK_NAMES, log_examined.round(3).tolist(), strict=True)),
+    }
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    lines = [
+        "| world | seed | lists | correction | tau with the true order | gain over none, 95 % interval |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for result in results:
+        for correction in (one for one in CORRECTIONS if one in result):
+            own = result[correction]
+            gain = f"{own['gain']:+.4f} ({own['gain_low']:+.4f} .. {own['gain_high']:+.4f})"
+            cells = (result["world"], result["seed"], f"{result['lists']:,}", correction, f"{own['tau']:.4f}", gain)
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run each world and seed; 0 when the first correction gains in the promoted world, each interval above zero."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=600)
+    parser.add_argument("--titles", type=int, default=400)
+    parser.add_argument("--days", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--corrections", nargs="+", choices=CORRECTIONS[1:], default=CORRECTIONS[1:])
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    begin_s = monotonic_s()
+    corrections: tuple[Correction, ...] = ("none", *args.corrections)
+    results = []
+    for world, seed in product(args.worlds, args.seeds):
+        plan = Plan(args.members, args.titles, args.days, seed, law=law_with(WORLDS[world]))
+        config = TrainConfig(model=SIZES, epochs=args.epochs, patience=2, learning_rate=2e-3, threads=1, seed=seed)
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Trial(plan, config, corrections)
+            results.append({"world": world} | run_trial(trial, Path(folder) / "world"))
+        print(_table(results[-1:]), file=sys.stderr)
+    document = {
+        "synthetic": True,
+        "arguments": {**vars(args), "json": None},
+        "took_s": monotonic_s() - begin_s,
+        "results": results,
+    }
+    if args.json is not None:
+        args.json.write_text(json.dumps(document, indent=1) + "\n")
+    print(_table(results))
+    promoted = [result for result in results if result["world"] == "promoted"]
+    return 0 if all(result[name]["gain_low"] > 0 for result in promoted for name in corrections[1:2]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

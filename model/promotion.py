@@ -1,0 +1,189 @@
+"""The offline gate: may a candidate take the current artifact's place?
+
+Enters: two artifacts and held-out data, served or of a log. Leaves: a verdict by task. Called by `nowrank promote`.
+
+Both artifacts score the same titles of the same requests, after the time at which either of them stopped learning. A
+task passes when the candidate's NDCG@10 is not worse (the lower end of the paired interval, as a share of the current
+mean, is at least -margin) and its probabilities are calibrated (expected calibration error at most the bound, as a
+share of the mean label: what is rare in a catalogue is common among what is shown).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.engagement import TASK_NAMES
+from features.model_inputs import RequestInputs, request_inputs
+from features.vector import pair_matrix
+from infra.errors import BadInput
+from model.artifact import Artifact, ItemVectors
+from model.exposure import calibration_error
+from model.intervals import paired_interval
+from model.progress import Progress, advancing
+from model.ranking_metrics import CUT
+from model.replay import Replay
+from model.served_dataset import build_served, replay_of
+from streams.labels import Label, Log
+from streams.served_log import ServedLog
+
+TASKS = {int(task): name for name, task in TASK_NAMES.items()}
+Floats = NDArray[np.float64]
+
+
+class Bounds(NamedTuple):
+    """What a candidate must keep to."""
+
+    margin: float = 0.01
+    ece: float = 0.5
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was seen of one task: users and gains of requests with a positive, probabilities and labels of all titles.
+
+    Gains and probabilities are lists by artifact: the candidate's first, then the current one's.
+    """
+
+    users: list[str] = field(default_factory=list)
+    gains: list[list[float]] = field(default_factory=lambda: [[], []])
+    probabilities: list[list[Floats]] = field(default_factory=lambda: [[], []])
+    labels: list[Floats] = field(default_factory=list)
+
+    def add(self, user_id: str, labels_N: Floats, scores: list[tuple[Floats, Floats]]) -> None:
+        """Take one request: the logits and probabilities of its titles by artifact."""
+        self.labels.append(labels_N)
+        for place, (_, probabilities_N) in enumerate(scores):
+            self.probabilities[place].append(probabilities_N)
+        if labels_N.any():
+            self.users.append(user_id)
+            for place, (logits_N, _) in enumerate(scores):
+                self.gains[place].append(list_ndcg(logits_N, labels_N))
+
+
+class TaskVerdict(NamedTuple):
+    """One task: means, the paired interval of the difference as a share of the current mean, and what forbids."""
+
+    task: str
+    requests: int
+    candidate: float
+    current: float | None
+    low: float | None
+    high: float | None
+    base_rate: float
+    ece: float
+    current_ece: float | None
+    reasons: tuple[str, ...]
+
+
+def judge_on_served(
+    candidate: Artifact, current: Artifact | None, served: ServedLog, bounds: Bounds, progress: Progress
+) -> list[TaskVerdict]:
+    """The verdicts on rankings after both artifacts' middle parts; raises `BadInput` when there are none."""
+    artifacts = [candidate] if current is None else [candidate, current]
+    begin_ms = max(int(one.card.training.get("middle_end_ms", 0)) for one in artifacts)
+    replay = replay_of(served)
+    data = build_served(served, replay, progress)
+    rows = np.flatnonzero(data.times_ms_B >= begin_ms)
+    encoded = [one.encode_items(replay.table) for one in artifacts]
+    tallies: dict[str, Tally] = defaultdict(Tally)
+    progress.step("judge", len(rows))
+    for row in advancing(progress, rows.tolist()):
+        real = data.examples.slots_BK[row] > 0
+        slots, pairs_NF = data.examples.slots_BK[row][real], data.examples.pairs_BKF[row][real]
+        inputs = _inputs(data.examples.requests, row)
+        scores = []
+        for artifact, vectors in zip(artifacts, encoded, strict=True):
+            scored = artifact.score(vectors, inputs, slots, pairs_NF)
+            scores.append((scored.logits_N.astype(np.float64), scored.probabilities_N.astype(np.float64)))
+        labels_N = data.examples.labels_BK[row][real].astype(np.float64)
+        tallies[TASKS[inputs.task]].add(str(data.users_B[row]), labels_N, scores)
+    return judge(tallies, current is not None, bounds)
+
+
+def judge_on_log(
+    candidate: Artifact, current: Artifact | None, log: Log, chosen: set[int], bounds: Bounds, progress: Progress
+) -> list[TaskVerdict]:
+    """The verdicts on chosen positive labels (object ids): all titles that a user has not engaged yet are ranked."""
+    artifacts = [candidate] if current is None else [candidate, current]
+    replay = Replay(log)
+    catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
+    encoded = [one.encode_items(replay.table) for one in artifacts]
+    tallies: dict[str, Tally] = defaultdict(Tally)
+    progress.step("judge", len(log.labels))
+    for label in advancing(progress, replay.labels_until(log.labels[-1].ts_ms + 1)):
+        if id(label) not in chosen:
+            continue
+        slots = catalogue[~np.isin(catalogue, list(replay.engaged.get(label.user_id, set())))]
+        labels_N = (slots == replay.table.slot_by_id.get(label.item_id, 0)).astype(np.float64)
+        if labels_N.any():
+            scores = [_score_label(*one, replay, label, slots) for one in zip(artifacts, encoded, strict=True)]
+            tallies[label.task].add(label.user_id, labels_N, scores)
+    return judge(tallies, current is not None, bounds)
+
+
+def judge(tallies: dict[str, Tally], has_current: bool, bounds: Bounds) -> list[TaskVerdict]:
+    """A verdict for each task that was seen with a positive; raises `BadInput` when none was."""
+    rng = np.random.default_rng(bounds.seed)
+    seen = {task: tally for task, tally in tallies.items() if tally.users}
+    if not seen:
+        raise BadInput(
+            "too_few_labels",
+            "there is no engaged title after the time at which the artifacts stopped learning: nothing to judge by",
+        )
+    return [_judge_task(task, seen[task], has_current, bounds, rng) for task in TASK_NAMES if task in seen]
+
+
+def list_ndcg(logits_N: Floats, labels_N: Floats) -> float:
+    """NDCG@10 of a list with any number of right titles; equal scores keep the order of the list."""
+    order = np.argsort(-logits_N, kind="stable")[:CUT]
+    discounts = 1.0 / np.log2(np.arange(min(CUT, len(labels_N))) + 2.0)
+    best = np.sort(labels_N)[::-1][:CUT]
+    return float((labels_N[order] * discounts).sum() / (best * discounts).sum())
+
+
+def _judge_task(task: str, tally: Tally, has_current: bool, bounds: Bounds, rng: np.random.Generator) -> TaskVerdict:
+    labels = np.concatenate(tally.labels)
+    eces = [
+        calibration_error(np.concatenate(of_one), labels, np.ones(len(labels)))
+        for of_one in tally.probabilities
+        if of_one
+    ]
+    candidate = np.array(tally.gains[0])
+    reasons = []
+    base_rate = float(labels.mean())
+    if eces[0] > bounds.ece * base_rate:
+        reasons.append(f"calibration error {eces[0]:.2g} > {bounds.ece:g} x {base_rate:.2g}")
+    current_mean = low = high = None
+    if has_current:
+        current = np.array(tally.gains[1])
+        current_mean = float(current.mean())
+        users = np.unique(tally.users, return_inverse=True)[1]
+        interval = paired_interval(candidate - current, users, bounds.resamples, rng)
+        low, high = (end / max(current_mean, 1e-9) for end in (interval.low, interval.high))
+        if low < -bounds.margin:
+            reasons.append(f"may be worse by {-low:.1%}, more than {bounds.margin:.1%}")
+    current_ece = eces[1] if has_current else None
+    mean = float(candidate.mean())
+    return TaskVerdict(
+        task, len(candidate), mean, current_mean, low, high, base_rate, eces[0], current_ece, tuple(reasons)
+    )
+
+
+def _score_label(
+    artifact: Artifact, encoded: ItemVectors, replay: Replay, label: Label, slots: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    context = replay.context(label)
+    pairs_NF = pair_matrix(replay.table, slots, context, artifact.similarities(encoded, replay.table, context, slots))
+    scored = artifact.score(encoded, request_inputs(replay.table, context), slots, pairs_NF)
+    return scored.logits_N.astype(np.float64), scored.probabilities_N.astype(np.float64)
+
+
+def _inputs(requests: dict[str, NDArray[np.generic]], row: int) -> RequestInputs:
+    """One example's request, its numbers as Python's."""
+    values = {name: array[row] for name, array in requests.items()}
+    return RequestInputs(**{name: int(one) if np.ndim(one) == 0 else one for name, one in values.items()})  # type: ignore[arg-type]

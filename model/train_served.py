@@ -1,0 +1,104 @@
+"""Training from what was served: from logged rankings and their labels to an artifact.
+
+Enters: a `ServedLog`. Leaves: an artifact in a folder, and a `TrainReport`. Called by `nowrank train --from served`.
+
+The rankings are cut by time: 80 % train, the next 10 % decide when to stop and calibrate, the last 10 % are left for
+`nowrank promote`. Probabilities are those of a title that is shown, not of one drawn from the catalogue.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from features.engagement import Task
+from infra import clock
+from infra.errors import BadInput
+from model.artifact import save_artifact
+from model.batches import Catalogue
+from model.config import TrainConfig
+from model.export import write_graphs
+from model.fit import calibrate, logits_of, standardise
+from model.position_bias import Correction
+from model.progress import Progress, Silent
+from model.replay_dataset import Split
+from model.served_dataset import ServedExamples, build_served, replay_of
+from model.served_fit import ServedFit
+from model.train import TrainReport
+from model.unicorn import Unicorn
+from streams.served_log import ServedLog
+
+SERVED = "served"
+LEAST_RANKINGS = 200
+LEAST_POSITIVES = 20
+SHOWN_PLACES = 12
+DEFAULT = TrainConfig()
+
+
+def train_on_served(
+    served: ServedLog,
+    out_dir: Path,
+    *,
+    config: TrainConfig = DEFAULT,
+    correction: Correction = "position",
+    replay_others: bool = False,
+    budget_s: float = 150.0,
+    progress: Progress | None = None,
+) -> TrainReport:
+    """Train on served rankings and write the artifact to `out_dir`; raises `BadInput` when there are too few."""
+    progress = progress or Silent()
+    begin_s = clock.monotonic_s()
+    replay = replay_of(served)
+    data = build_served(served, replay, progress, replay_others=replay_others)
+    _check_enough(data, served)
+    split, train, middle = split_served(data)
+    data_s = clock.monotonic_s() - begin_s
+    catalogue = Catalogue.of(replay.table)
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.threads)
+    model = Unicorn(config.model, vocabulary=len(replay.table))
+    standardise(model, train.examples)
+    fit = ServedFit(model, catalogue, config, correction)
+    losses = fit.run(train, middle, begin_s + budget_s, progress)
+    logits_BK = logits_of(model, catalogue, middle.examples)
+    training = {
+        "source": SERVED, "labels": len(train), "middle_labels": len(middle), "epochs": len(losses[0]), "shift_ms": 0,
+        "correction": correction, "positions": fit.learned_positions(SHOWN_PLACES), "labels_from": served.labels_from,
+        "rankings": dict(data.sources), "left_out": dict(served.left_out),
+    }  # fmt: skip
+    card = save_artifact(
+        out_dir,
+        lambda folder: write_graphs(model, folder),
+        replay.co_plays.table(len(replay.table)),
+        served.items,
+        {
+            "created_ms": clock.now_ms(),
+            "vocabulary": tuple(replay.table.ids),
+            "calibration": calibrate(logits_BK, middle.examples, len(Task)),
+            "config": asdict(config),
+            "training": training | asdict(split),
+            "metrics": {"middle_loss": min(losses[1])},
+        },
+    )
+    return TrainReport(card, *losses, data_s, clock.monotonic_s() - begin_s - data_s)
+
+
+def split_served(data: ServedExamples) -> tuple[Split, ServedExamples, ServedExamples]:
+    """Cut by time like a log of labels, without a warm-up: the ends, the training part, the middle part."""
+    times = data.times_ms_B
+    ends_ms = [int(times[min(len(times) - 1, round(share * len(times)))]) for share in (0.8, 0.9)]
+    split = Split(int(times[0]), *ends_ms)
+    train = np.flatnonzero(times < split.train_end_ms)
+    middle = np.flatnonzero((times >= split.train_end_ms) & (times < split.middle_end_ms))
+    return split, data.take(train), data.take(middle)
+
+
+def _check_enough(data: ServedExamples, served: ServedLog) -> None:
+    positives = int(data.examples.labels_BK.sum())
+    if len(data) < LEAST_RANKINGS or positives < LEAST_POSITIVES:
+        raise BadInput(
+            "too_few_labels",
+            f"the log has {len(data)} usable rankings with {positives} titles engaged; training needs at least "
+            f"{LEAST_RANKINGS} and {LEAST_POSITIVES}. {dict(data.sources)}, not considered: {dict(served.left_out)}",
+        )

@@ -1,0 +1,145 @@
+"""The offline gate: what may take the current artifact's place, and how it does so."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import model.served_commands as commands
+from infra.errors import ArtifactInvalid, BadInput
+from model.artifact import CARD, install_artifact, load_artifact
+from model.progress import Silent
+from model.promotion import Bounds, Tally, judge, judge_on_log, judge_on_served, list_ndcg
+from model.simulation.simulator import Plan
+from model.train import TrainReport
+from nowrank.cli import main
+from streams.labels import Log
+from streams.served_log import ServedLog
+from tests.model.served_world import simulated_log, with_features
+from tests.serving.untrained import save_untrained_artifact
+
+
+def tally(gains: list[float], current: list[float], probability: float = 0.5) -> Tally:
+    """Requests of as many users with these gains; half of the titles are positive."""
+    made = Tally(users=[f"u{place}" for place in range(len(gains))], gains=[gains, current])
+    made.labels = [np.tile([1.0, 0.0], 300)]
+    made.probabilities = [[np.full(600, probability)], [np.full(600, 0.5)]]
+    return made
+
+
+def test_ndcg_of_a_list_counts_every_right_title() -> None:
+    assert list_ndcg(np.array([3.0, 2.0, 1.0]), np.array([1.0, 1.0, 0.0])) == pytest.approx(1.0)
+    assert list_ndcg(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == pytest.approx(1 / np.log2(3))
+
+
+def test_a_candidate_that_is_as_good_passes_and_one_that_may_be_worse_does_not() -> None:
+    rng = np.random.default_rng(0)
+    current = rng.random(400).tolist()
+    worse = [gain * 0.97 for gain in current]
+    noisy = [gain + shift for gain, shift in zip(current, rng.normal(0, 0.3, 400), strict=True)]
+    [same], [bad], [unsure] = (
+        judge({"search": tally(gains, current)}, True, Bounds()) for gains in (current, worse, noisy)
+    )
+    assert (same.low, same.high, same.reasons) == (0.0, 0.0, ())
+    assert bad.high is not None
+    assert bad.high < -0.02
+    assert len(bad.reasons) == len(unsure.reasons) == 1
+    assert judge({"search": tally(worse, current)}, True, Bounds(margin=0.05))[0].reasons == ()
+
+
+def test_a_candidate_that_is_not_calibrated_is_refused_even_without_a_current_one() -> None:
+    [verdict] = judge({"search": tally([1.0], [], probability=0.9)}, False, Bounds())
+    assert verdict.reasons == ("calibration error 0.4 > 0.5 x 0.5",)
+
+
+def test_nothing_to_judge_by_is_an_error() -> None:
+    with pytest.raises(BadInput, match="nothing to judge by"):
+        judge({}, True, Bounds())
+
+
+def test_one_bad_task_is_enough_to_be_refused() -> None:
+    current = [0.5] * 50
+    verdicts = judge({"search": tally(current, current), "pre_query": tally([0.4] * 50, current)}, True, Bounds())
+    assert {one.task: bool(one.reasons) for one in verdicts} == {"search": False, "pre_query": True}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> ServedLog:
+    """A small served log with features."""
+    plan = Plan(members=25, titles=60, days=2, seed=9)
+    return with_features(simulated_log(plan, tmp_path_factory.mktemp("judged") / "world"))
+
+
+@pytest.fixture(scope="module")
+def untrained(served: ServedLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an artifact that nobody trained."""
+    folder = tmp_path_factory.mktemp("candidate") / "untrained"
+    save_untrained_artifact(folder, served.items)
+    return folder
+
+
+def test_a_trained_artifact_beats_an_untrained_one_on_a_log_and_not_the_other_way_round(
+    small_log: Log, trained: tuple[Path, TrainReport], untrained: Path
+) -> None:
+    good, bad = load_artifact(trained[0]), load_artifact(untrained)
+    begin_ms = int(good.card.training["middle_end_ms"])
+    chosen = {id(label) for label in small_log.labels if label.positive and label.ts_ms >= begin_ms}
+    bounds = Bounds(margin=0.1, ece=1000.0)
+    better = judge_on_log(good, bad, small_log, chosen, bounds, Silent())
+    worse = judge_on_log(bad, good, small_log, chosen, bounds, Silent())
+    assert sum(one.requests for one in better) == len(chosen)
+    assert all(a.candidate == b.current for a, b in zip(better, worse, strict=True))
+    search = {one.task: one for one in better}["search"]
+    assert search.current is not None
+    assert search.candidate > search.current
+    assert any(one.reasons for one in worse)
+
+
+def test_an_artifact_is_as_good_as_itself_on_served_rankings(served: ServedLog, untrained: Path) -> None:
+    artifact = load_artifact(untrained)
+    verdicts = judge_on_served(artifact, artifact, served, Bounds(ece=1000.0), Silent())
+    assert {one.task for one in verdicts} == {"search", "pre_query", "more_like_this"}
+    assert all((one.low, one.high, one.reasons) == (0.0, 0.0, ()) for one in verdicts)
+
+
+def test_promote_moves_a_candidate_that_passes_and_leaves_everything_otherwise(
+    served: ServedLog,
+    untrained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(commands, "_read", lambda settings, join_again: served)
+    folder = tmp_path / "live" / "artifact"
+    asked = ["promote", str(untrained), "--current", str(folder), "--from", "served"]
+    assert main([*asked, "--json", "--ece", "0"]) == 1
+    assert not folder.exists()
+    assert main([*asked, "--json", "--ece", "1000", "--dry-run"]) == 0
+    assert not folder.exists()
+    assert main([*asked, "--json", "--ece", "1000"]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["promoted"] for one in said] == [False, False, True]
+    version = load_artifact(folder).version
+    assert version == load_artifact(untrained).version
+    before = (folder / CARD).stat().st_ino
+    assert main([*asked, "--ece", "1000"]) == 0
+    assert f"now holds {version}" in capsys.readouterr().out
+    assert (folder / CARD).stat().st_ino != before
+    assert [path.name for path in folder.parent.iterdir()] == ["artifact"]
+
+
+def test_an_artifact_is_not_promoted_over_itself_and_a_broken_one_not_at_all(
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["promote", str(untrained), "--current", str(untrained)]) == 1
+    assert "both the candidate and the current" in capsys.readouterr().err
+    broken = tmp_path / "broken"
+    shutil.copytree(untrained, broken)
+    (broken / "items.json").write_text("[]")
+    assert main(["promote", str(broken), "--current", str(tmp_path / "two")]) == 1
+    assert "SHA-256" in capsys.readouterr().err
+    with pytest.raises(ArtifactInvalid, match="SHA-256"):
+        install_artifact(broken, tmp_path / "two")
+    assert not (tmp_path / "two").exists()

@@ -1,0 +1,163 @@
+"""Training from what was served: examples, corrections, artifacts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from infra.errors import BadInput
+from model.artifact import load_artifact
+from model.batches import Catalogue
+from model.config import TrainConfig
+from model.position_bias import PositionBias, inverse_propensities
+from model.progress import Silent
+from model.served_dataset import build_served, replay_of
+from model.served_fit import ServedFit
+from model.simulation.simulator import Plan
+from model.train import TrainReport
+from model.train_served import split_served, train_on_served
+from model.unicorn import Unicorn
+from streams.served_log import LabelledRanking, ServedLog, settle
+from tests.model.conftest import SIZES
+from tests.model.served_world import simulated_log, with_features
+
+PLAN = Plan(members=50, titles=60, days=3, seed=5)
+CONFIG = TrainConfig(model=SIZES, batch=32, epochs=2, threads=1)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> ServedLog:
+    """A served log without features."""
+    return simulated_log(PLAN, tmp_path_factory.mktemp("served") / "world")
+
+
+@pytest.fixture(scope="module")
+def served(bare: ServedLog) -> ServedLog:
+    """The same one with features."""
+    return with_features(bare)
+
+
+@pytest.fixture(scope="module")
+def trained(served: ServedLog, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
+    """An artifact that was trained on it."""
+    folder = tmp_path_factory.mktemp("from-served") / "artifact"
+    return folder, train_on_served(served, folder, config=CONFIG)
+
+
+def test_logged_features_are_taken_as_they_are_and_equal_the_replayed_ones(bare: ServedLog, served: ServedLog) -> None:
+    logged = build_served(served, replay_of(served), Silent())
+    replayed = build_served(bare, replay_of(bare), Silent(), replay_others=True)
+    assert (dict(logged.sources), dict(replayed.sources)) == (
+        {"logged": len(served.rankings)},
+        {"replayed": len(bare.rankings)},
+    )
+    np.testing.assert_array_equal(logged.examples.pairs_BKF, replayed.examples.pairs_BKF)
+    np.testing.assert_array_equal(logged.examples.labels_BK, replayed.examples.labels_BK)
+    for name, array in logged.examples.requests.items():
+        np.testing.assert_array_equal(array, replayed.examples.requests[name], name)
+
+
+def test_positives_are_what_members_engaged_with(served: ServedLog) -> None:
+    data = build_served(served, replay_of(served), Silent())
+    for row, (ranking, labels) in enumerate(served.rankings[:50]):
+        engaged = [item.item_id in labels.positives for item in ranking.items]
+        assert data.examples.labels_BK[row].astype(bool).tolist() == engaged
+        assert data.positions_BK[row].tolist() == list(range(1, len(ranking.items) + 1))
+    assert data.examples.labels_BK.sum() > 20
+
+
+def test_rankings_of_another_schema_are_left_out_or_replayed_and_counted(served: ServedLog) -> None:
+    first, *others = served.rankings[:20]
+    strange = LabelledRanking(msgspec.structs.replace(first.ranking, schema_hash="another"), first.labels)
+    blank = LabelledRanking(msgspec.structs.replace(others[0].ranking, inputs=b""), others[0].labels)
+    mixed = replace(served, rankings=[strange, blank, *others[1:]])
+    left_out = build_served(mixed, replay_of(mixed), Silent())
+    assert dict(left_out.sources) == {
+        "left out: another feature schema": 1,
+        "left out: no request inputs: answered without a model": 1,
+        "logged": 18,
+    }
+    assert len(left_out) == 18
+    replayed = build_served(mixed, replay_of(mixed), Silent(), replay_others=True)
+    assert dict(replayed.sources) == {"replayed": 2, "logged": 18}
+
+
+def test_rankings_whose_window_is_open_or_that_have_no_label_are_left_out(served: ServedLog) -> None:
+    rankings = [one.ranking for one in served.rankings[:10]]
+    labels = {one.labels.ranking_id: one.labels for one in served.rankings[:9]}
+    settled = settle(served.items, rankings, [], labels, rankings[7].event_ts_ms)
+    assert len(settled.rankings) == 8
+    assert dict(settled.left_out) == {"its window is not over": 2}
+    assert dict(settle(served.items, rankings, [], labels, rankings[9].event_ts_ms).left_out) == {"it has no label": 1}
+
+
+def test_an_artifact_from_served_rankings_loads_and_says_where_it_comes_from(
+    trained: tuple[Path, TrainReport], served: ServedLog
+) -> None:
+    folder, report = trained
+    artifact = load_artifact(folder)
+    training = artifact.card.training
+    assert artifact.version == report.card.version
+    assert (training["source"], training["correction"]) == ("served", "position")
+    assert training["rankings"] == {"logged": len(served.rankings)}
+    assert report.train_losses[-1] < report.train_losses[0]
+    assert len(artifact.items) == PLAN.titles
+
+
+def test_too_few_rankings_are_refused_with_the_reason(served: ServedLog, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="10 usable rankings"):
+        train_on_served(replace(served, rankings=served.rankings[:10]), tmp_path / "artifact", config=CONFIG)
+
+
+def test_parts_are_cut_by_time_and_the_last_one_is_not_learned_from(served: ServedLog) -> None:
+    data = build_served(served, replay_of(served), Silent())
+    split, train, middle = split_served(data)
+    assert train.times_ms_B.max() < split.train_end_ms <= middle.times_ms_B.min()
+    assert middle.times_ms_B.max() < split.middle_end_ms <= data.times_ms_B[-1]
+    assert len(data) - len(train) - len(middle) >= 0.08 * len(data)
+
+
+def test_the_position_belongs_to_training_and_falls_with_the_place(served: ServedLog) -> None:
+    replay = replay_of(served)
+    data = build_served(served, replay, Silent())
+    _, train, middle = split_served(data)
+    torch.manual_seed(0)
+    model = Unicorn(SIZES, vocabulary=len(replay.table))
+    fit = ServedFit(model, Catalogue.of(replay.table), replace(CONFIG, epochs=4), "position")
+    names = set(model.state_dict())
+    fit.run(train, middle, float("inf"), Silent())
+    assert set(model.state_dict()) == names
+    learned = np.array(fit.learned_positions(12))
+    assert (learned[:, 0] == 0.0).all()
+    assert learned[:, 8:].mean() < learned[:, 1:5].mean() < 0.3
+    fit.correction = "none"
+    assert ServedFit(model, fit.catalogue, CONFIG, "none").mean_loss(middle) == pytest.approx(fit.mean_loss(middle))
+
+
+def test_padding_and_the_first_place_have_no_position_logit() -> None:
+    bias = PositionBias()
+    torch.nn.init.constant_(bias.logit_TP, -1.0)
+    found = bias(torch.tensor([0, 2]), torch.tensor([[1, 2, 0], [3, 500, 1]]))
+    assert found.tolist() == [[0.0, -1.0, 0.0], [-1.0, -1.0, 0.0]]
+
+
+def test_what_is_not_examined_says_nothing_about_a_title() -> None:
+    bias = PositionBias()
+    torch.nn.init.constant_(bias.logit_TP, -20.0)
+    logits, labels = torch.tensor([[1.5, 1.5]], requires_grad=True), torch.zeros(1, 2)
+    losses = bias.examined_loss(logits, torch.tensor([1]), torch.tensor([[1, 2]]), labels)
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert losses[0, 0].item() == pytest.approx(float(np.log1p(np.exp(1.5))), rel=1e-5)
+    assert losses[0, 1].item() < 1e-6
+    assert logits.grad[0, 0] > 0.8
+    assert abs(logits.grad[0, 1]) < 1e-6
+
+
+def test_weights_are_inverse_propensities_with_a_mean_of_one_and_a_limit() -> None:
+    weights = inverse_propensities(np.array([[0.5, 0.25, 0.25]], np.float32))
+    np.testing.assert_allclose(weights, [[0.6, 1.2, 1.2]], rtol=1e-6)
+    assert inverse_propensities(np.array([[1e-9] + [1.0] * 99], np.float32)).max() < 20
