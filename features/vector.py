@@ -63,13 +63,16 @@ COLUMNS: tuple[Column, ...] = (
     Column("title_fuzzy", "context"),
     Column("source_genres", "context"),
     Column("source_similarity", "context"),
+    Column("source_ease", "context"),
     Column("user_title_weight", "long"),
     Column("user_thumb", "long"),
     Column("user_genres", "long"),
     Column("user_similarity", "long"),
+    Column("user_ease", "long"),
     Column("session_engagements", "short"),
     Column("session_genres", "short"),
     Column("session_similarity", "short"),
+    Column("session_ease", "short"),
 )
 COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 
@@ -112,18 +115,21 @@ class Context:
 @dataclass(frozen=True, slots=True)
 class Similarities:
     """Each candidate's item-to-item score (N,) with the source item, the titles of the history and those of the
-    session.
+    session: by co-plays, and by EASE.
     """
 
     source: Matrix
     history: Matrix
     session: Matrix
+    source_ease: Matrix
+    history_ease: Matrix
+    session_ease: Matrix
 
 
 def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: Similarities | None) -> Matrix:
     """The (N, F) matrix of COLUMNS for the candidates in `slots`; the phase `features` of a request is mostly this."""
     nothing = np.zeros(len(slots), np.float32)
-    similar = similarities or Similarities(nothing, nothing, nothing)
+    similar = similarities or Similarities(*[nothing] * 6)
     priors = context.priors or table.totals.priors(context.now_ms)
     source, weights, counts, thumbs = (
         WeighedSlots.of(table, weighed)
@@ -144,13 +150,16 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
         *lexical_columns(table, slots, context.query),
         source_genres,
         similar.source,
+        similar.source_ease,
         _of_candidates(slots, *weights),
         _of_candidates(slots, *thumbs),
         user_genres,
         similar.history,
+        similar.history_ease,
         _of_candidates(slots, *counts),
         session_genres,
         similar.session,
+        similar.session_ease,
     ]
     matrix = np.empty((len(slots), len(parts)), np.float32)
     for column, part in enumerate(parts):

@@ -4,8 +4,9 @@ Enters: a folder written by `save_artifact`. Leaves: `Artifact`, which turns tit
 scores. Called by training (writes), evaluation and the scorer (read).
 
     items.onnx       title id, title and genre tokens -> vector and bias, once per catalogue title
-    rank.onnx        one request and its N candidates -> logits, gate, long and short parts
-    neighbours.npz   co-play counts (`neighbours.py`)
+    rank.onnx        one request and its N candidates -> logits, gate, long and short parts, cluster
+    neighbours.npz   what is played near what (`neighbours.py`)
+    ease.npz         what makes what likely (`ease.py`)
     items.json       the catalogue at training, so that a scorer can start without the broker
     card.json        version, schema hash, vocabulary, configuration, metrics, calibration, SHA-256 of the files above
 """
@@ -30,14 +31,15 @@ from features.vector import COLUMN_NAMES, COLUMNS, Context, Similarities, Slots
 from infra.errors import ArtifactInvalid, SchemaMismatch
 from model.neighbours import NeighbourTable, Sources, context_sources, similarities
 
-ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, CATALOGUE, CARD = (
+ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, EASE, CATALOGUE, CARD = (
     "items.onnx",
     "rank.onnx",
     "neighbours.npz",
+    "ease.npz",
     "items.json",
     "card.json",
 )
-FILES = (ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, CATALOGUE)
+FILES = (ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, EASE, CATALOGUE)
 
 Floats = NDArray[np.float32]
 Side = Literal["long", "short"]
@@ -72,13 +74,16 @@ class ItemVectors(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Rank by `logits_N`; `long_N` and `short_N` are its additive parts (1-g)<u_L, e> and g<u_S, e>, g being `gate`."""
+    """Rank by `logits_N`; `long_N` and `short_N` are its additive parts (1-g)<u_L, e> and g<u_S, e>, g being `gate`
+    (before a search is guarded). `cluster` is the member's, 0 without history.
+    """
 
     logits_N: Floats
     probabilities_N: Floats
     gate: float
     long_N: Floats
     short_N: Floats
+    cluster: int
 
 
 class Artifact:
@@ -89,9 +94,9 @@ class Artifact:
         self.items: list[Item] = msgspec.json.decode((path / CATALOGUE).read_bytes(), type=list[Item])
         self._index = {item_id: index for index, item_id in enumerate(card.vocabulary) if index}
         self._neighbours = NeighbourTable.load(path / NEIGHBOURS)
+        self._ease = NeighbourTable.load(path / EASE)
         self._items_graph = _session(path / ITEMS_GRAPH)
         self._rank_graph = _session(path / RANK_GRAPH)
-        self._outputs = [output.name for output in self._rank_graph.get_outputs()]
 
     @property
     def version(self) -> str:
@@ -114,10 +119,11 @@ class Artifact:
         return ItemVectors(vectors_VD, bias_V, index_V)
 
     def similarities(self, encoded: ItemVectors, table: ItemTable, context: Context, slots: Slots) -> Similarities:
-        """Each candidate's co-play scores with the source, the history and the session, for `pair_matrix`; about
-        0.1 ms.
+        """Each candidate's scores by co-plays and by EASE with the source, the history and the session, for
+        `pair_matrix`; about 0.2 ms.
         """
-        return similarities(self._neighbours, self.similarity_sources(encoded, table, context), encoded.index_V[slots])
+        sources = self.similarity_sources(encoded, table, context)
+        return similarities(self._neighbours, self._ease, sources, encoded.index_V[slots])
 
     def similarity_sources(
         self, encoded: ItemVectors, table: ItemTable, context: Context
@@ -131,8 +137,8 @@ class Artifact:
         return source, history, session
 
     def neighbours(self, sources: Sources) -> tuple[NDArray[np.int64], Floats]:
-        """The indices in the vocabulary of all titles that were ever played near the sources, and how near: the scores
-        of `similarities` without its logarithm.
+        """The indices in the vocabulary of all titles that were ever played near the sources, and how near: the co-play
+        scores of `similarities` without its logarithm.
         """
         return self._neighbours.near(sources)
 
@@ -147,7 +153,7 @@ class Artifact:
         """
         if not len(slots):
             nothing = np.zeros(0, np.float32)
-            return Scores(nothing, nothing, 0.0, nothing, nothing)
+            return Scores(nothing, nothing, 0.0, nothing, nothing, 0)
         if without is not None:
             inputs, pairs_NF = _without(inputs, pairs_NF, without)
         feed = request_feed(inputs, encoded.vectors_VD) | {
@@ -155,10 +161,11 @@ class Artifact:
             "candidate_bias": encoded.bias_V[slots],
             "pairs": pairs_NF,
         }
-        logits_N, gate_1, long_N, short_N = self._rank_graph.run(["logits", "gate", "long", "short"], feed)
+        outputs = ["logits", "gate", "long", "short", "cluster"]
+        logits_N, gate_1, long_N, short_N, cluster_1 = self._rank_graph.run(outputs, feed)
         slope, offset = self.card.calibration[inputs.task]
         probabilities_N = 1.0 / (1.0 + np.exp(-np.clip(slope * logits_N + offset, -30.0, 30.0)))
-        return Scores(logits_N, probabilities_N, float(gate_1[0]), long_N, short_N)
+        return Scores(logits_N, probabilities_N, float(gate_1[0]), long_N, short_N, int(cluster_1[0]))
 
 
 def request_feed(inputs: RequestInputs, vectors_VD: Floats) -> dict[str, NDArray[Any]]:
@@ -196,22 +203,23 @@ def _without(inputs: RequestInputs, pairs_NF: Floats, side: Side) -> tuple[Reque
 def save_artifact(
     path: Path,
     write_graphs: Callable[[Path], None],
-    neighbours: NeighbourTable,
+    tables: tuple[NeighbourTable, NeighbourTable],
     items: list[Item],
     card: dict[str, Any],
 ) -> Card:
     """Write an artifact so that `path` never holds a part of one; returns its card.
 
     While the new folder takes the old one's place, `path` is absent for an instant; a reader then tries again.
-    `write_graphs(folder)` writes the two graphs; `card` holds the fields of `Card` but `version`, `schema_hash`,
-    `columns` and `files`.
+    `write_graphs(folder)` writes the two graphs; `tables` are those of co-plays and of EASE; `card` holds the fields of
+    `Card` but `version`, `schema_hash`, `columns` and `files`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         folder.chmod(0o755)
         write_graphs(folder)
-        neighbours.save(folder / NEIGHBOURS)
+        for name, table in zip((NEIGHBOURS, EASE), tables, strict=True):
+            table.save(folder / name)
         (folder / CATALOGUE).write_bytes(msgspec.json.encode(items))
         checksums = {name: _sha256(folder / name) for name in FILES}
         fingerprint = hashlib.sha256("".join(checksums.values()).encode()).hexdigest()[:12]

@@ -6,10 +6,12 @@ Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard out
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from infra.settings import load_settings
+from model.config import SWITCHES, Personalisation
 from model.log_arguments import add_log_arguments, log_of
 from model.served_commands import SERVED, served_arguments, train_from_served
 
@@ -60,6 +62,21 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument("--threads", type=int, default=2, help="threads that torch may use (default: 2)")
     parser.add_argument(
+        "--personalisation",
+        choices=[stage.value for stage in Personalisation],
+        default=Personalisation.FULL.value,
+        help="what the model sees of the member, each with all before it: nothing, the cluster of the history, the "
+        "scores of other recommenders, history and session themselves (default: full)",
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        choices=list(SWITCHES),
+        default=[],
+        metavar="PART",
+        help=f"leave a part of the model out, to see what it is worth: {', '.join(SWITCHES)} (may be repeated)",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the artifact's card without its vocabulary, and the losses, as JSON"
     )
     parser.epilog = """the log is cut by time:
@@ -70,20 +87,24 @@ examples:
   nowrank train ~/ml-100k --out /models/today --labels 60000 --budget-s 600
   nowrank train events.parquet --items titles.jsonl
   nowrank dataset events.parquet --out built && nowrank train --dataset built
-
+  nowrank train --without crossing --without counts --out /models/plain
+  nowrank train --personalisation clusters --out /models/cacheable
   nowrank train --from served --out build/candidate && nowrank promote build/candidate"""
 
 
 def train(args: argparse.Namespace) -> int:
     """Train UniCoRn on a log and write the artifact."""
-    from model.config import TrainConfig
+    from model.config import TrainConfig, UnicornConfig
     from model.data_set import read_data_set
     from model.progress import shown_progress
     from model.train import train_on_data_set, train_on_log
 
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
-    config = TrainConfig(seed=args.seed, threads=args.threads)
+    sizes = UnicornConfig(personalisation=Personalisation(args.personalisation))
+    switched: dict[str, Any] = {SWITCHES[part]: False for part in args.without}
+    sizes = dataclasses.replace(sizes, **switched)
+    config = TrainConfig(model=sizes, seed=args.seed, threads=args.threads)
     if args.labels is not None:
         config = dataclasses.replace(config, train_labels=args.labels)
     if args.source == SERVED:

@@ -1,15 +1,46 @@
-"""Configuration: every size and rate of the network and of its training, in two dataclasses.
+"""Configuration: every size, rate and switch of the network and of its training, in two dataclasses.
 
-Enters: nothing. Leaves: defaults. Read by `unicorn.py`, `fit.py` and `train.py`; written into the artifact's card.
+Enters: nothing. Leaves: defaults. Read by `unicorn.py`, `switches.py`, `fit.py` and `train.py`; written into the
+artifact's card.
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Personalisation(StrEnum):
+    """How much of the member the network sees: nothing; the cluster of the history; also what other recommenders say
+    (item-kNN, EASE); also the history and the session themselves.
+    """
+
+    NONE = "none"
+    CLUSTERS = "clusters"
+    SCORES = "scores"
+    FULL = "full"
+
+
+class SessionForm(StrEnum):
+    """How the session becomes a vector (`encoders.py`)."""
+
+    POOL = "pool"
+    GRU = "gru"
+    CAUSAL = "causal"
 
 
 @dataclass(frozen=True, slots=True)
 class UnicornConfig:
-    """The sizes of the network."""
+    """The sizes of the network, and what of it is switched on: `long` and `short` are the two sides of a member,
+    `imputation` the query and the source that stand in for missing ones.
+    """
 
+    personalisation: Personalisation = Personalisation.FULL
+    session_form: SessionForm = SessionForm.POOL
+    long: bool = True
+    short: bool = True
+    imputation: bool = True
+    crossing: bool = True
+    task_feature: bool = True
+    streaming_counts: bool = True
     vector: int = 64
     text: int = 32
     item_id: int = 32
@@ -17,12 +48,25 @@ class UnicornConfig:
     task: int = 8
     country: int = 4
     daypart: int = 4
+    clusters: int = 32
+    cluster: int = 8
     heads: int = 4
     cross_rank: int = 64
     cross_layers: int = 2
     deep: int = 128
     deep_blocks: int = 2
     dropout: float = 0.1
+
+
+# What `nowrank train --without` takes, and the switch of `UnicornConfig` that it turns off.
+SWITCHES = {
+    "long": "long",
+    "short": "short",
+    "imputation": "imputation",
+    "crossing": "crossing",
+    "task": "task_feature",
+    "counts": "streaming_counts",
+}
 
 
 @dataclass(frozen=True, slots=True)

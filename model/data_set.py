@@ -29,8 +29,8 @@ from model.neighbours import NeighbourTable
 from model.replay_dataset import Examples, Split
 
 PARTS = ("train", "middle", "calibration")
-NEIGHBOURS, CATALOGUE, MANIFEST = "neighbours.npz", "items.json", "manifest.json"
-FILES = (*(f"{part}.parquet" for part in PARTS), NEIGHBOURS, CATALOGUE)
+NEIGHBOURS, EASE, CATALOGUE, MANIFEST = "neighbours.npz", "ease.npz", "items.json", "manifest.json"
+FILES = (*(f"{part}.parquet" for part in PARTS), NEIGHBOURS, EASE, CATALOGUE)
 ROWS_AT_ONCE = 4096
 
 
@@ -43,6 +43,7 @@ class DataSet:
     calibration: Examples
     table: ItemTable
     neighbours: NeighbourTable
+    ease: NeighbourTable
     items: list[Item]
     split: Split
     shift_ms: int
@@ -82,6 +83,7 @@ def write_data_set(data: DataSet, folder: Path) -> Manifest:
         for part, examples in parts.items():
             _write_examples(examples, staging / f"{part}.parquet")
         data.neighbours.save(staging / NEIGHBOURS)
+        data.ease.save(staging / EASE)
         (staging / CATALOGUE).write_bytes(msgspec.json.encode(data.items))
         manifest = Manifest(
             created_ms=clock.now_ms(),
@@ -132,6 +134,7 @@ def read_data_set(folder: Path) -> DataSet:
         calibration,
         table=table,
         neighbours=NeighbourTable.load(folder / NEIGHBOURS),
+        ease=NeighbourTable.load(folder / EASE),
         items=items,
         split=Split(**manifest.split),
         shift_ms=manifest.shift_ms,

@@ -1,79 +1,102 @@
-"""EASE: a linear item-to-item model with a closed form, as a baseline.
+"""EASE: which titles make which likely, as a linear model in closed form.
 
-Enters: the titles that each user engaged before a time. Leaves: scores for a user's titles. Called by the evaluation.
+Enters: the titles that each member engaged. Leaves: a `NeighbourTable` of its weights. Called by the data set builder
+(fitted again as time goes on) and by training (the table of the artifact).
 
-Steck: Embarrassingly Shallow Autoencoders for Sparse Data, WWW '19: with G = X'X + lambda I and P = inverse(G), the
-weights are B_ij = -P_ij / P_jj, and 0 on the diagonal; a user's scores are x B. Of a large catalogue only the LARGEST
-titles of most users are in it, the others score 0.
+EASE^R (Steck: Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019): B minimises |X - X B|^2 + ridge |B|^2
+with a diagonal of zeros, so with P = (X'X + ridge I)^-1 it is B_ij = -P_ij / P_jj. The score of candidate j for sources
+i with weights a_i is sum_i a_i B_ij; unlike a count of co-plays it knows that two sources may say the same. Of each
+source's weights only the largest in size are kept.
 
-legend: V slots, M titles in the model, N candidates
+legend: V slots of the item table, M titles that have weights
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.baselines import TIE_BREAK, Family
-from model.moments import LAST_TITLES, Floats, Ints, Moment
+from features.item_table import ItemTable
+from model.neighbours import NeighbourTable, Sources, row_begins
 
-LARGEST = 3000
-PENALTIES = (10.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+# Tuned on the middle part of MovieLens-100k, by the order of the session's scores alone (docs/lab-notebook.md).
+RIDGE = 1000.0
+KEPT = 100
+# The inverse costs M^3: seconds for so many titles, which are the most engaged ones. The others have no weights.
+MOST_TITLES = 5_000
+# A member with more titles than this is a robot or a shop window; only so many count, because X'X costs their square.
+MOST_OF_ONE = 2_000
+# How often it is fitted along the training part, so that examples see it about as old as requests will.
+FITS = 6
 
 
-def closed_form(gram_MM: NDArray[np.floating], penalty: float) -> NDArray[np.floating]:
-    """The (M, M) weights B for a Gram matrix X'X."""
-    inverse_MM = np.linalg.inv(gram_MM + penalty * np.eye(len(gram_MM), dtype=gram_MM.dtype))
-    weights_MM = -inverse_MM / np.diag(inverse_MM)
+def ease_weights(gram_MM: Floats, ridge: float) -> Floats:
+    """B in closed form from X'X."""
+    inverse_MM = np.linalg.inv(gram_MM + ridge * np.eye(len(gram_MM), dtype=np.float32))
+    weights_MM = np.asarray(-inverse_MM / np.diag(inverse_MM), np.float32)
     np.fill_diagonal(weights_MM, 0.0)
     return weights_MM
 
 
-class Ease:
-    """Weights for several penalties, fitted once to what users have engaged so far."""
-
-    def __init__(self, engaged: Iterable[set[int]], size: int, penalties: Iterable[float]) -> None:
-        users = [np.fromiter(slots, np.int64, len(slots)) for slots in engaged]
-        counts_V = np.bincount(np.concatenate(users) if users else np.zeros(0, np.int64), minlength=size)
-        kept = np.sort(np.argsort(-counts_V, kind="stable")[:LARGEST])
-        kept = kept[counts_V[kept] > 0]
-        self._places_V = np.full(size, -1, np.int64)
-        self._places_V[kept] = np.arange(len(kept))
-        gram_MM = np.zeros((len(kept), len(kept)), np.float32)
-        for slots in users:
-            places = self._places(slots)
-            gram_MM[places[:, None], places] += 1
-        self._weights = {penalty: closed_form(gram_MM, penalty).astype(np.float32) for penalty in set(penalties)}
-
-    def scores(self, moment: Moment, penalty: float, last: int | None) -> Floats:
-        """x B for the titles that the moment's user engaged so far, or the last of them; ties by popularity."""
-        engaged = moment.replay.engaged.get(moment.label.user_id, set())
-        titles = moment.titles_S[:last] if last is not None else np.fromiter(engaged, np.int64, len(engaged))
-        inside = self._places(titles)
-        candidates_N = np.where(moment.slots_N < len(self._places_V), moment.slots_N, 0)
-        columns_N = self._places_V[candidates_N]
-        scores_M = self._weights[penalty][inside].sum(axis=0, dtype=np.float64)
-        known_N = columns_N >= 0
-        scores_N = np.zeros(len(columns_N))
-        scores_N[known_N] = scores_M[columns_N[known_N]]
-        return scores_N + TIE_BREAK * moment.plays_N
-
-    def _places(self, slots: Ints) -> Ints:
-        places = self._places_V[slots[slots < len(self._places_V)]]
-        return places[places >= 0]
+def fit_ease(
+    histories: Iterable[Iterable[int]], size: int, ridge: float = RIDGE, most: int = MOST_TITLES
+) -> NeighbourTable:
+    """The table of the slots below `size`, from the slots that each member engaged."""
+    kept = [np.fromiter(history, np.int64) for history in histories]
+    kept = [np.sort(slots)[:MOST_OF_ONE] for slots in kept if len(slots) > 1]
+    engaged_V = np.bincount(np.concatenate(kept), minlength=size)[:size] if kept else np.zeros(size, np.int64)
+    engaged_V[0] = 0
+    slots_M = np.sort(np.argsort(-engaged_V, kind="stable")[:most])
+    slots_M = slots_M[engaged_V[slots_M] > 0]
+    place_V = np.full(size, -1)
+    place_V[slots_M] = np.arange(len(slots_M))
+    gram_MM = np.zeros((len(slots_M), len(slots_M)), np.float32)
+    for slots in kept:
+        places = place_V[slots[slots < size]]
+        places = places[places >= 0]
+        gram_MM[np.ix_(places, places)] += 1.0
+    return _table(ease_weights(gram_MM, ridge), slots_M, size)
 
 
-class FittedEase:
-    """The family, and the model that it scores with: nothing until `fit` was called."""
+class AgingEase:
+    """The newest fit of a replay: none before the first label that is kept up with, then FITS ones evenly over `spans`
+    of time.
+    """
 
-    def __init__(self) -> None:
-        self._ease: Ease | None = None
-        grid = tuple((penalty, last) for penalty in PENALTIES for last in (None, LAST_TITLES // 2))
-        self.family = Family("ease", ("penalty", "last"), grid, self._scores)
+    def __init__(self, engaged: Mapping[str, set[int]], table: ItemTable, spans: tuple[int, int]) -> None:
+        self._engaged = engaged
+        self._table = table
+        self._begin_ms, end_ms = spans
+        self._step_ms = max(1, (end_ms - self._begin_ms) // FITS)
+        self._due_ms = self._begin_ms
+        self._fit: NeighbourTable | None = None
 
-    def fit(self, engaged: Iterable[set[int]], size: int, penalties: Iterable[float] = PENALTIES) -> None:
-        """Fit to what users have engaged so far."""
-        self._ease = Ease(engaged, size, penalties)
+    def keep_up(self, now_ms: int) -> None:
+        """Fit again when the last fit is too old; what the replay holds must be older than `now_ms`."""
+        if now_ms >= self._due_ms:
+            self._fit = fit_ease(self._engaged.values(), len(self._table))
+            self._due_ms = now_ms + self._step_ms
 
-    def _scores(self, moment: Moment, penalty: float, last: int | None) -> Floats:
-        return self._ease.scores(moment, penalty, last) if self._ease is not None else moment.plays_N * TIE_BREAK
+    def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
+        """The (N,) scores of the candidates; 0 for titles that came after the fit."""
+        if self._fit is None:
+            return np.zeros(len(candidates_N), np.float32)
+        size = len(self._fit.begins) - 1
+        held_S, held_N = sources.slots_S < size, candidates_N < size
+        known = Sources(sources.slots_S[held_S], sources.weights_S[held_S])
+        scores_N: Floats = np.where(held_N, self._fit.scores(known, np.where(held_N, candidates_N, 0)), np.float32(0.0))
+        return scores_N
+
+
+def _table(weights_MM: Floats, slots_M: Ints, size: int) -> NeighbourTable:
+    """The KEPT weights of each row that are largest in size."""
+    kept = min(KEPT, len(slots_M))
+    if not kept:
+        return NeighbourTable(np.zeros(size + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    places_MK = np.sort(np.argpartition(-np.abs(weights_MM), kept - 1, axis=1)[:, :kept], axis=1)
+    weights_MK = np.take_along_axis(weights_MM, places_MK, axis=1)
+    rows, columns = np.repeat(slots_M, kept), slots_M[places_MK].ravel()
+    return NeighbourTable(row_begins(rows, size), columns.astype(np.int32), weights_MK.ravel().astype(np.float32))

@@ -16,7 +16,8 @@ from features.item_table import ITEM_GENRES, TITLE_TOKENS
 from features.model_inputs import QUERY_TOKENS, SESSION_EVENTS, RequestInputs
 from features.vector import COLUMN_NAMES, HISTORY_TITLES
 from model.artifact import ITEMS_GRAPH, RANK_GRAPH, request_feed
-from model.unicorn import Candidates, RankGraph, Request, Unicorn
+from model.rank_graph import OUTPUTS, RankGraph
+from model.unicorn import Candidates, Request, Unicorn
 
 OPSET = 18
 EXAMPLE = 3
@@ -40,7 +41,7 @@ def write_graphs(model: Unicorn, folder: Path) -> None:
     }
     ordered = {name: (request | candidates)[name] for name in (*Request._fields, *Candidates._fields)}
     dynamic = (*Candidates._fields, "logits", "long", "short")
-    _export(RankGraph(model), ordered, ("logits", "gate", "long", "short"), dynamic, folder / RANK_GRAPH)
+    _export(RankGraph(model), ordered, OUTPUTS, dynamic, folder / RANK_GRAPH)
 
 
 def _export(

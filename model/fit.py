@@ -16,8 +16,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from infra import clock
 from model.batches import Catalogue, batch_inputs, drop_sides
 from model.calibration import fit_platt
+from model.clusters import member_means
 from model.config import TrainConfig
 from model.progress import Progress
+from model.rank_graph import guarded
 from model.ranking_metrics import ndcg
 from model.replay_dataset import Examples
 from model.unicorn import Unicorn
@@ -26,16 +28,20 @@ LEAST_SCALE = 1e-4
 LAST_RATE = 0.05
 GRADIENT_LIMIT = 5.0
 EVALUATED_AT_ONCE = 500
+CLUSTERED = 4_000
 
 Losses = tuple[list[float], list[float]]
 
 
 def standardise(model: Unicorn, train: Examples) -> None:
-    """Set the columns' mean and scale from the training examples; a column that never varied gets scale 0."""
+    """Set the columns' mean and scale from the training examples; a column that never varied, or that is switched off,
+    gets scale 0.
+    """
     columns_XF = torch.from_numpy(train.pairs_BKF[train.slots_BK > 0])
     mean_F, deviation_F = columns_XF.mean(dim=0), columns_XF.std(dim=0)
     model.column_mean.copy_(mean_F)
-    model.column_scale.copy_(torch.where(deviation_F > LEAST_SCALE, 1 / deviation_F.clamp(min=LEAST_SCALE), 0.0))
+    scale_F = torch.where(deviation_F > LEAST_SCALE, 1 / deviation_F.clamp(min=LEAST_SCALE), 0.0)
+    model.column_scale.copy_(scale_F * model.seen_F)
 
 
 def fit(
@@ -64,6 +70,7 @@ def fit(
     for epoch in range(config.epochs):
         begin_s = clock.monotonic_s()
         progress.step(f"epoch {epoch + 1}", batches)
+        fit_clusters(model, catalogue, train)
         model.train()
         total = 0.0
         for rows in shuffled_batches(len(train), config.batch, rng):
@@ -87,6 +94,18 @@ def fit(
     model.load_state_dict(best)
     model.eval()
     return losses
+
+
+@torch.no_grad()
+def fit_clusters(model: Unicorn, catalogue: Catalogue, examples: Examples) -> None:
+    """Cluster the members by the newest CLUSTERED examples' histories, with the vectors as they are."""
+    model.eval()
+    vectors_VD, _ = catalogue.encode(model)
+    rows = slice(-CLUSTERED, None)
+    slots_BT = torch.from_numpy(examples.requests["history_slots_T"][rows])
+    weights_BT = torch.from_numpy(examples.requests["history_weights_T"][rows]).clamp(min=0.0)
+    has_history_B = weights_BT.sum(dim=1) > 0
+    model.clusters.fit(member_means(vectors_VD[slots_BT[has_history_B]], weights_BT[has_history_B]))
 
 
 def shuffled_batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -122,11 +141,11 @@ def mean_loss(model: Unicorn, catalogue: Catalogue, examples: Examples) -> float
 
 @torch.no_grad()
 def logits_of(model: Unicorn, catalogue: Catalogue, examples: Examples) -> NDArray[np.float64]:
-    """(B, K) logits, nothing dropped."""
+    """(B, K) logits as they are served: nothing dropped, searches guarded."""
     model.eval()
     encoded = catalogue.encode(model)
     parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // EVALUATED_AT_ONCE))
-    logits = [model(*batch_inputs(examples.take(rows), *encoded)).logits.numpy() for rows in parts]
+    logits = [guarded(model, *batch_inputs(examples.take(rows), *encoded)).logits.numpy() for rows in parts]
     return np.concatenate(logits).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Neighbours: which titles are played after which, as item-to-item scores.
+"""Neighbours: which titles go with which, as item-to-item scores.
 
 Enters: first engagements of users with titles, one by one, each with the titles that its user engaged just before.
 Leaves: scores of candidates for a set of source titles, and a sparse table for the artifact. Called by the replay
@@ -7,9 +7,10 @@ Leaves: scores of candidates for a set of source titles, and a sparse table for 
 A title is played, here, when a user clicks or plays it for the first time; each user counts once. Two titles are
 neighbours when one is among the last WINDOW titles of a user who plays the other. The score of candidate
 j for sources i with weights a_i is sum_i a_i * c_ij / sqrt((n_i + SHRINKAGE) * (n_j + SHRINKAGE)): a shrunk cosine of
-the counts c with the numbers of plays n. As a column of the vector it is log1p(CONTRAST * score), because most scores
-are tiny and a few are large. Titles are numbered by slot of the item table, which in the artifact is the index in its
-vocabulary; 0 is no title and has no neighbours.
+the counts c with the numbers of plays n. As a column of the vector it is asinh(CONTRAST * score), a logarithm that also
+takes what is below zero, because most scores are tiny and a few are large. A table may as well hold the weights of
+EASE (`ease.py`), and gives columns of its own then. Titles are numbered by slot of the item table, which in the
+artifact is the index in its vocabulary; 0 is no title and has no neighbours.
 """
 
 from collections.abc import Iterable
@@ -83,8 +84,9 @@ class CoPlays:
         plays_V = np.zeros(size, np.float32)
         plays_V[:held] = self.plays_V[:held]
         rows, columns = np.nonzero(counts_VV)
-        begins = np.searchsorted(rows, np.arange(size + 1))
-        return NeighbourTable(begins.astype(np.int64), columns.astype(np.int32), counts_VV[rows, columns], plays_V)
+        shrunk_V = np.sqrt(plays_V + SHRINKAGE)
+        weights = counts_VV[rows, columns] / (shrunk_V[rows] * shrunk_V[columns])
+        return NeighbourTable(row_begins(rows, size), columns.astype(np.int32), weights)
 
     def _hold(self, slot: int) -> None:
         size = held = len(self.plays_V)
@@ -98,43 +100,40 @@ class CoPlays:
 
 
 class NeighbourTable(NamedTuple):
-    """The counts by source title in CSR form: the neighbours of i are columns[begins[i]:begins[i + 1]]."""
+    """A weight for each pair of a source title and a neighbour in CSR form: the neighbours of i are
+    columns[begins[i]:begins[i + 1]].
+    """
 
     begins: Ints
     columns: NDArray[np.int32]
-    counts: Floats
-    plays_V: Floats
+    weights: Floats
 
     def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
-        """The (N,) scores of the candidates; the same as `CoPlays.scores` up to rounding."""
+        """The (N,) scores of the candidates; for a table of `CoPlays` the same as its `scores` up to rounding."""
         if len(sources.slots_S) == 0:
             return np.zeros(len(candidates_N), np.float32)
         columns, weighed = self._neighbours(sources)
-        scores_V = np.bincount(columns, weighed, len(self.plays_V))
-        return np.asarray(scores_V[candidates_N] / np.sqrt(self.plays_V[candidates_N] + SHRINKAGE), np.float32)
+        return np.asarray(np.bincount(columns, weighed, len(self.begins) - 1)[candidates_N], np.float32)
 
     def near(self, sources: Sources) -> tuple[Ints, Floats]:
         """Every neighbour of the sources, and its score: costs what the sources' neighbours are, not what all titles
         are.
         """
         columns, weighed = self._neighbours(sources)
-        if SPARSE * len(columns) < len(self.plays_V):
+        if SPARSE * len(columns) < len(self.begins):
             found_N, places = np.unique(columns, return_inverse=True)
-            slots_N, counts_N = found_N.astype(np.int64), np.bincount(places, weighed, len(found_N))
-        else:
-            counts_V = np.bincount(columns, weighed, len(self.plays_V))
-            slots_N = np.flatnonzero(counts_V)
-            counts_N = counts_V[slots_N]
-        return slots_N, np.asarray(counts_N / np.sqrt(self.plays_V[slots_N] + SHRINKAGE), np.float32)
+            return found_N.astype(np.int64), np.bincount(places, weighed, len(found_N)).astype(np.float32)
+        scores_V = np.bincount(columns, weighed, len(self.begins) - 1)
+        slots_N = np.flatnonzero(scores_V)
+        return slots_N, scores_V[slots_N].astype(np.float32)
 
     def _neighbours(self, sources: Sources) -> tuple[NDArray[np.int32], Floats]:
-        """The neighbours of all sources in one line, with their weighed counts; a title once for each source."""
+        """The neighbours of all sources in one line, with their weights; a title once for each source."""
         slots_S, weights_S = sources
         begins_S, sizes_S = self.begins[slots_S], self.begins[slots_S + 1] - self.begins[slots_S]
         # Each source's own run of places in the CSR arrays.
         held = np.arange(sizes_S.sum()) + np.repeat(begins_S - np.cumsum(sizes_S) + sizes_S, sizes_S)
-        weights = np.repeat(weights_S / np.sqrt(self.plays_V[slots_S] + SHRINKAGE), sizes_S)
-        return self.columns[held], self.counts[held] * weights
+        return self.columns[held], self.weights[held] * np.repeat(weights_S, sizes_S)
 
     def save(self, path: Path) -> None:
         """Write the table as compressed npz, without pickle."""
@@ -153,6 +152,11 @@ def shrunk_cosine(counts_SN: Floats, plays_V: Floats, sources: Sources, candidat
         return np.zeros(len(candidates_N), np.float32)
     weights_S = sources.weights_S / np.sqrt(plays_V[sources.slots_S] + SHRINKAGE)
     return np.asarray(weights_S @ counts_SN / np.sqrt(plays_V[candidates_N] + SHRINKAGE), np.float32)
+
+
+def row_begins(rows: Ints, size: int) -> Ints:
+    """Where each of `size` rows begins in the rising row numbers of a CSR table, and the end."""
+    return np.searchsorted(rows, np.arange(size + 1)).astype(np.int64)
 
 
 def context_sources(table: ItemTable, context: Context) -> tuple[Sources, Sources, Sources]:
@@ -186,10 +190,14 @@ def last_titles(newest_first: Iterable[str], table: ItemTable, count: int = WIND
     return slots
 
 
-def similarities(neighbours: Neighbours, sources: tuple[Sources, Sources, Sources], candidates_N: Ints) -> Similarities:
-    """The candidates' scores for the three sources of `context_sources`, as columns."""
-    source, history, session = (np.log1p(CONTRAST * neighbours.scores(one, candidates_N)) for one in sources)
-    return Similarities(source=source, history=history, session=session)
+def similarities(
+    neighbours: Neighbours, ease: Neighbours, sources: tuple[Sources, Sources, Sources], candidates_N: Ints
+) -> Similarities:
+    """The candidates' scores for the three sources of `context_sources`, by co-plays and by EASE, as columns."""
+    columns = [
+        np.arcsinh(CONTRAST * one.scores(source, candidates_N)) for one in (neighbours, ease) for source in sources
+    ]
+    return Similarities(*columns)
 
 
 def _sources(weighted: list[tuple[int, float]]) -> Sources:

@@ -19,7 +19,7 @@ from features.engagement import TASK_NAMES
 from features.text import normalise_query
 from model.baselines import EVERYWHERE, PREFIX, SOURCE_KNN, Family
 from model.bm25 import TitleSearch
-from model.ease import FittedEase
+from model.ease_baseline import FittedEase
 from model.moments import Floats, Ints, Moment, RecentCounts
 from model.progress import Progress, advancing
 from model.ranking_metrics import CUT, rank_of

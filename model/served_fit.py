@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from infra import clock
 from model.batches import Catalogue, batch_inputs, drop_sides
 from model.config import TrainConfig
-from model.fit import GRADIENT_LIMIT, Losses, shuffled_batches
+from model.fit import GRADIENT_LIMIT, Losses, fit_clusters, shuffled_batches
 from model.position_bias import Correction, PositionBias, inverse_propensities
 from model.progress import Progress
 from model.served_dataset import ServedExamples
@@ -46,6 +46,7 @@ class ServedFit:
         best = copy.deepcopy(self.model.state_dict())
         for epoch in range(self.config.epochs):
             begin_s = clock.monotonic_s()
+            fit_clusters(self.model, self.catalogue, train.examples)
             losses[0].append(self._epoch(train, optimiser, rng, progress, epoch))
             losses[1].append(self.mean_loss(middle))
             progress.note(f"loss {losses[0][-1]:.4f}, middle part {losses[1][-1]:.4f}")

@@ -7,7 +7,7 @@ the replay.
 
 import numpy as np
 
-from model.neighbours import Floats, Ints, NeighbourTable, Sources, shrunk_cosine
+from model.neighbours import SHRINKAGE, Floats, Ints, NeighbourTable, Sources, row_begins, shrunk_cosine
 
 
 class SparseCoPlays:
@@ -49,19 +49,16 @@ class SparseCoPlays:
 
     def table(self, size: int) -> NeighbourTable:
         """The counts of the first `size` slots as a sparse table."""
-        plays_V = np.zeros(size, np.float32)
-        held = min(size, len(self.plays_V))
-        plays_V[:held] = self.plays_V[:held]
-        begins = np.zeros(size + 1, np.int64)
-        columns: list[int] = []
-        counts: list[int] = []
-        for slot in range(size):
-            for other, count in sorted(self._rows.get(slot, {}).items()):
-                if other < size:
-                    columns.append(other)
-                    counts.append(count)
-            begins[slot + 1] = len(columns)
-        return NeighbourTable(begins, np.array(columns, np.int32), np.array(counts, np.float32), plays_V)
+        shrunk_V = np.sqrt(np.pad(self.plays_V[:size], (0, max(0, size - len(self.plays_V)))) + SHRINKAGE)
+        held = [
+            (slot, other, count)
+            for slot in range(size)
+            for other, count in sorted(self._rows.get(slot, {}).items())
+            if other < size
+        ]
+        rows, columns, counts = np.array(held, np.int64).reshape(-1, 3).T
+        weights = (counts / (shrunk_V[rows] * shrunk_V[columns])).astype(np.float32)
+        return NeighbourTable(row_begins(rows, size), columns.astype(np.int32), weights)
 
     def _hold(self, slot: int) -> None:
         if slot >= len(self.plays_V):

@@ -5,7 +5,7 @@ train`, `nowrank dataset` and the demo.
 
 The log is cut by time: 80 % (the first quarter of it only warms the state up) trains the network, the next 10 %
 decides when to stop and calibrates, the last 10 % is never looked at. The artifact's co-play counts run to the end of
-the middle part.
+the middle part, as does its fit of EASE.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,6 +21,7 @@ from model.artifact import Card, save_artifact
 from model.batches import Catalogue
 from model.config import TrainConfig
 from model.data_set import DataSet
+from model.ease import fit_ease
 from model.export import write_graphs
 from model.fit import calibrate, fit, logits_of, sampled_ndcg, standardise
 from model.progress import Progress, Silent
@@ -90,7 +91,7 @@ def train_on_data_set(
     card = save_artifact(
         out_dir,
         lambda folder: write_graphs(model, folder),
-        data.neighbours,
+        (data.neighbours, data.ease),
         data.items,
         {
             "created_ms": clock.now_ms(),
@@ -118,6 +119,7 @@ def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress |
         *parts,
         table=table,
         neighbours=replay.co_plays.table(len(table)),
+        ease=fit_ease(replay.engaged.values(), len(table)),
         items=log.items,
         split=split,
         shift_ms=log.shift_ms,

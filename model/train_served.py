@@ -18,6 +18,7 @@ from infra.errors import BadInput
 from model.artifact import save_artifact
 from model.batches import Catalogue
 from model.config import TrainConfig
+from model.ease import fit_ease
 from model.export import write_graphs
 from model.fit import calibrate, logits_of, standardise
 from model.position_bias import Correction
@@ -70,7 +71,7 @@ def train_on_served(
     card = save_artifact(
         out_dir,
         lambda folder: write_graphs(model, folder),
-        replay.co_plays.table(len(replay.table)),
+        (replay.co_plays.table(len(replay.table)), fit_ease(replay.engaged.values(), len(replay.table))),
         served.items,
         {
             "created_ms": clock.now_ms(),

@@ -1,8 +1,8 @@
 """UniCoRn: one contextual model for search, more-like-this and pre-query recommendation.
 
 Enters: requests (context, session, history), candidates (item vectors and biases) and their columns. Leaves: a logit
-per candidate, the gate and the additive long-term and short-term parts. Called by training and, as ONNX, by
-`artifact.py`.
+per candidate, the gate, the additive long-term and short-term parts and the member's cluster. Called by training and,
+inside `rank_graph.py`, by `artifact.py`.
 
 After Bhattacharya, Ostuni, Lamkhede: Joint Modeling of Search and Recommendations Via an Unified Contextual Recommender
 (RecSys '24): one network over task, country, query and source entity, missing context imputed, residual connections,
@@ -10,7 +10,7 @@ feature crossing, binary cross entropy.
 
 legend: B requests, K candidates, V titles, D = 64 item vector, E text embedding,
         Q/L/T query tokens / session events / history titles,
-        F columns, R request part and P candidate part of the joined input X, H deep tower
+        F columns, R request part and P candidate part of the joined input X, H deep tower, C context
 """
 
 from typing import NamedTuple
@@ -22,13 +22,15 @@ from features.engagement import Task
 from features.model_inputs import DAYPARTS, SESSION_EVENTS
 from features.tokens import COUNTRY_BUCKETS, GENRE_BUCKETS, TEXT_BUCKETS
 from features.vector import COLUMN_NAMES
-from model.config import UnicornConfig
+from model.clusters import Clusters
+from model.config import Personalisation, UnicornConfig
 from model.crossing import CrossLayer, ResidualBlock
 from model.encoders import HistoryEncoder, SessionEncoder
 from model.gate import Gate
+from model.switches import seen_columns
 
 FLAGS = 2
-COLUMN_LIMIT = 6.0
+COLUMN_LIMIT = 10.0
 DOTS = 4
 # Where training begins: about one title in a thousand is the one.
 RARE_LOGIT = -7.0
@@ -61,13 +63,26 @@ class Candidates(NamedTuple):
     pairs: Tensor
 
 
+class Member(NamedTuple):
+    """What the network knows of the members of a batch: both encoded sides (B, D) with how much they were made of
+    (B, 1), and the cluster (B,). Zeros are nobody.
+    """
+
+    long: Tensor
+    short: Tensor
+    long_length: Tensor
+    short_length: Tensor
+    cluster: Tensor
+
+
 class Ranking(NamedTuple):
-    """Logits, long-term and short-term parts (B, K), and the gate (B,)."""
+    """Logits, long-term and short-term parts (B, K), the gate and the cluster (B,)."""
 
     logits: Tensor
     gate: Tensor
     long: Tensor
     short: Tensor
+    cluster: Tensor
 
 
 class TextEncoder(nn.Module):
@@ -106,18 +121,23 @@ class TargetEncoder(nn.Module):
 
 
 class Unicorn(nn.Module):
-    """The whole network; `column_mean` and `column_scale` standardise the columns (a column that never varied has scale
-    0: no weight).
+    """The whole network; `column_mean` and `column_scale` standardise the columns (a column that never varied, or that
+    is switched off, has scale 0: no weight).
+
+    What is switched off stays in place and is masked: one code path.
     """
 
     column_mean: Tensor
     column_scale: Tensor
+    seen_F: Tensor
 
     def __init__(self, config: UnicornConfig, vocabulary: int) -> None:
         super().__init__()
         columns = len(COLUMN_NAMES)
+        self.config = config
         self.register_buffer("column_mean", torch.zeros(columns))
-        self.register_buffer("column_scale", torch.ones(columns))
+        self.register_buffer("seen_F", torch.from_numpy(seen_columns(config)).float())
+        self.register_buffer("column_scale", self.seen_F.clone())
         self.text = TextEncoder(TEXT_BUCKETS, config.text)
         self.items = TargetEncoder(config, vocabulary, self.text)
         self.task = nn.Embedding(len(Task), config.task)
@@ -126,12 +146,15 @@ class Unicorn(nn.Module):
         self.query = nn.Linear(config.text, config.vector)
         self.no_source_D = nn.Parameter(torch.zeros(config.vector))
         self.history = HistoryEncoder(config.vector, config.heads)
-        self.session = SessionEncoder(config.vector, config.heads, SESSION_EVENTS)
+        self.session = SessionEncoder(config.vector, config.heads, SESSION_EVENTS, config.session_form)
+        self.clusters = Clusters(config.clusters, config.vector)
+        self.cluster = nn.Embedding(1 + config.clusters, config.cluster, padding_idx=0)
         self.gate = Gate(config.vector, config.task)
-        request = config.task + config.country + config.daypart + FLAGS + 3 + 3 * config.vector
+        request = config.task + config.country + config.daypart + config.cluster + FLAGS + 3 + 3 * config.vector
         candidate = 2 * config.vector + DOTS + columns
         self.cross = nn.ModuleList(
-            CrossLayer(request + candidate, config.cross_rank) for _ in range(config.cross_layers)
+            CrossLayer(request + candidate, config.cross_rank)
+            for _ in range(config.cross_layers if config.crossing else 0)
         )
         self.deep_request = nn.Linear(request, config.deep)
         self.deep_candidate = nn.Linear(candidate, config.deep, bias=False)
@@ -142,10 +165,33 @@ class Unicorn(nn.Module):
 
     def forward(self, request: Request, candidates: Candidates) -> Ranking:
         """Score every candidate of every request."""
+        return self.score(request, self.member(request), candidates)
+
+    def member(self, request: Request) -> Member:
+        """What the configuration lets the network know of each request's member."""
+        config = self.config
+        sees_sides = config.personalisation == Personalisation.FULL
+        sees_cluster = config.long and config.personalisation != Personalisation.NONE
+        long_mask_BT = request.history_mask * float(sees_sides and config.long)
+        short_mask_BL = request.session_mask * float(sees_sides and config.short)
+        return Member(
+            self.history(request.history_vectors, request.history_weights, long_mask_BT),
+            self.session(request.session_vectors, request.session_kinds, request.session_gaps, short_mask_BL),
+            long_mask_BT.sum(dim=1, keepdim=True),
+            short_mask_BL.sum(dim=1, keepdim=True),
+            self.clusters(request.history_vectors, request.history_weights, request.history_mask * float(sees_cluster)),
+        )
+
+    def score(self, request: Request, member: Member, candidates: Candidates) -> Ranking:
+        """Score every candidate for these members; of the requests only the context is read."""
         e_BKD = candidates.candidate_vectors
         pairs_BKF = ((candidates.pairs - self.column_mean) * self.column_scale).clamp(-COLUMN_LIMIT, COLUMN_LIMIT)
-        request_BR, u_BD, sides, q_BD = self._encode(request)
-        g_B1, long_BD, short_BD = sides
+        context_BC, source_BD, q_BD, task_BC = self._context(request)
+        g_B1, u_BD, long_BD, short_BD = self.gate(
+            member.long, member.short, task_BC, member.long_length, member.short_length
+        )
+        lengths_B2 = torch.log1p(torch.cat([member.long_length, member.short_length], dim=1))
+        request_BR = torch.cat([context_BC, self.cluster(member.cluster), lengths_B2, u_BD, q_BD, source_BD], dim=1)
 
         def dot(vector_BD: Tensor) -> Tensor:
             product_BK: Tensor = (e_BKD * vector_BD[:, None]).sum(dim=-1) / e_BKD.shape[-1] ** 0.5
@@ -160,51 +206,27 @@ class Unicorn(nn.Module):
             x_BKX = layer(x0_BKX, x_BKX)
         h_BKH = self.deep(self.deep_request(request_BR)[:, None] + self.deep_candidate(candidate_BKP))
         joint_BK = self.out(torch.cat([x_BKX, h_BKH], dim=-1)).squeeze(-1)
-        return Ranking(joint_BK + long_BK + short_BK + candidates.candidate_bias, g_B1.squeeze(1), long_BK, short_BK)
+        logits_BK = joint_BK + long_BK + short_BK + candidates.candidate_bias
+        return Ranking(logits_BK, g_B1.squeeze(1), long_BK, short_BK, member.cluster)
 
-    def _encode(self, request: Request) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor], Tensor]:
-        """What does not depend on the candidates, once per request: the request part, u, (g, (1-g) u_L, g u_S) and the
-        query.
+    def _context(self, request: Request) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What depends on neither the candidates nor the member: the context's own part, the source, the query and the
+        task.
         """
-        task_BC = self.task(request.task)
-        long_length_B1 = request.history_mask.sum(dim=1, keepdim=True)
-        short_length_B1 = request.session_mask.sum(dim=1, keepdim=True)
-        long_BD = self.history(request.history_vectors, request.history_weights, request.history_mask)
-        short_BD = self.session(
-            request.session_vectors, request.session_kinds, request.session_gaps, request.session_mask
-        )
-        g_B1, u_BD, long_BD, short_BD = self.gate(long_BD, short_BD, task_BC, long_length_B1, short_length_B1)
-        q_BD = self.query(self.text(request.query_tokens))
-        source_BD = request.source_vector + (1 - request.source_known) * self.no_source_D
-        lengths_B2 = torch.log1p(torch.cat([long_length_B1, short_length_B1], dim=1))
-        request_BR = torch.cat(
+        config = self.config
+        task_BC = self.task(request.task) * float(config.task_feature)
+        given_B1 = 1 - request.query_flags[:, 1:] * float(not config.imputation)
+        q_BD = self.query(self.text(request.query_tokens * given_B1.long()))
+        missing_B1 = (1 - request.source_known) * float(config.imputation)
+        source_BD = request.source_vector + missing_B1 * self.no_source_D
+        context_BC = torch.cat(
             [
                 task_BC,
                 self.country(request.country),
                 self.daypart(request.daypart),
-                request.query_flags,
+                request.query_flags * given_B1,
                 request.source_known,
-                lengths_B2,
-                u_BD,
-                q_BD,
-                source_BD,
             ],
             dim=1,
         )
-        return request_BR, u_BD, (g_B1, long_BD, short_BD), q_BD
-
-
-class RankGraph(nn.Module):
-    """One request and its N candidates, as `rank.onnx` takes them."""
-
-    def __init__(self, model: Unicorn) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The request's tensors with a batch axis of 1, then the candidates' without one -> logits (N,), gate (1,),
-        long (N,), short (N,).
-        """
-        request, candidates = Request(*inputs[: len(Request._fields)]), inputs[len(Request._fields) :]
-        ranking = self.model(request, Candidates(*(tensor[None] for tensor in candidates)))
-        return ranking.logits[0], ranking.gate, ranking.long[0], ranking.short[0]
+        return context_BC, source_BD, q_BD, task_BC

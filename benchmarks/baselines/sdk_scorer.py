@@ -29,7 +29,7 @@ from features.vector import Context, Slots, pair_matrix
 from infra.clock import now_ms
 from infra.embedded.servers import LOOPBACK
 from infra.settings import load_settings
-from model.artifact import CARD, CATALOGUE, NEIGHBOURS, Card, request_feed
+from model.artifact import CARD, CATALOGUE, EASE, NEIGHBOURS, Card, request_feed
 from model.config import UnicornConfig
 from model.neighbours import NeighbourTable, Sources, context_sources, similarities
 from model.unicorn import Candidates, Request, Unicorn
@@ -56,6 +56,7 @@ class TorchModel:
         self._network.load_state_dict(torch.load(path / WEIGHTS, weights_only=True))
         self._network.eval()
         self._neighbours = NeighbourTable.load(path / NEIGHBOURS)
+        self._ease = NeighbourTable.load(path / EASE)
         index = {item_id: place for place, item_id in enumerate(card.vocabulary) if place}
         size = len(table)
         self._index_V = np.fromiter((index.get(item_id, 0) for item_id in table.ids), np.int64, size)
@@ -69,7 +70,7 @@ class TorchModel:
         sources = tuple(
             Sources(self._index_V[source.slots_S], source.weights_S) for source in context_sources(table, context)
         )
-        similar = similarities(self._neighbours, sources, self._index_V[slots])  # type: ignore[arg-type]
+        similar = similarities(self._neighbours, self._ease, sources, self._index_V[slots])  # type: ignore[arg-type]
         pairs_NF = torch.from_numpy(pair_matrix(table, slots, context, similar))
         feed = request_feed(request_inputs(table, context), self._vectors_VD.numpy())
         request = Request(**{name: torch.from_numpy(array) for name, array in feed.items()})

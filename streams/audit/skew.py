@@ -44,7 +44,7 @@ def _columns(*prefixes: str) -> Mask:
     return np.array([name.startswith(prefixes) for name in COLUMN_NAMES])
 
 
-_OF_MODEL = np.array([name.endswith("_similarity") for name in COLUMN_NAMES])
+_OF_MODEL = np.array([name.endswith(("_similarity", "_ease")) for name in COLUMN_NAMES])
 _OF_GENRES = np.array([name.endswith("_genres") for name in COLUMN_NAMES])
 _OF_TITLE = _columns("title_")
 _OF_RATES = np.array([name.startswith("item_") and name.endswith("_rate") for name in COLUMN_NAMES])

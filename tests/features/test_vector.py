@@ -161,8 +161,10 @@ def test_only_the_open_session_counts_and_a_thumb_down_counts_against(table: Ite
 
 
 def test_similarities_are_passed_through(table: ItemTable) -> None:
-    given = Similarities(*(np.full(4, value, np.float32) for value in (0.25, 0.5, 0.75)))
-    for name, value in (("source_similarity", 0.25), ("user_similarity", 0.5), ("session_similarity", 0.75)):
+    names = ("source_similarity", "user_similarity", "session_similarity", "source_ease", "user_ease", "session_ease")
+    values = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    given = Similarities(*(np.full(4, value, np.float32) for value in values))
+    for name, value in zip(names, values, strict=True):
         assert column(table, name, context(), given) == [value] * 4
         assert column(table, name, context()) == [0] * 4
 

@@ -19,7 +19,8 @@ from model.baselines import (
     source_knn,
 )
 from model.bm25 import TitleSearch
-from model.ease import Ease, FittedEase, closed_form
+from model.ease import ease_weights
+from model.ease_baseline import Ease, FittedEase
 from model.moments import WEEK_MS, WINDOWS_MS, Moment, RecentCounts
 from model.neighbours import CoPlays, Sources
 from model.ranking_metrics import ndcg
@@ -122,7 +123,7 @@ def test_no_family_has_more_settings_than_the_budget_and_each_setting_scores_eve
 def test_the_closed_form_of_ease_is_the_least_squares_answer_with_a_zero_diagonal() -> None:
     x_UM = (np.random.default_rng(0).random((30, 6)) < 0.4).astype(float)
     penalty = 3.0
-    weights_MM = closed_form(x_UM.T @ x_UM, penalty)
+    weights_MM = ease_weights(x_UM.T @ x_UM, penalty)
     for item in range(6):
         others = [place for place in range(6) if place != item]
         a = x_UM[:, others]
@@ -139,7 +140,7 @@ def test_ease_scores_with_the_titles_that_the_user_engaged() -> None:
     for row, slots in enumerate(engaged.values()):
         x_UV[row, list(slots)] = 1
     held = np.flatnonzero(x_UV.sum(axis=0))
-    weights = closed_form(x_UV[:, held].T @ x_UV[:, held], 10.0)
+    weights = ease_weights(x_UV[:, held].T @ x_UV[:, held], 10.0)
     expected_V = np.zeros(size)
     expected_V[held] = x_UV[list(engaged).index("u0"), held] @ weights
     scores_N = Ease(engaged.values(), size, [10.0]).scores(moment, 10.0, None)

@@ -5,15 +5,18 @@ import numpy as np
 import pytest
 import torch
 
+from features.model_inputs import request_inputs
+from features.vector import COLUMNS
 from infra.errors import BadInput
 from model.artifact import load_artifact
 from model.batches import Catalogue
-from model.config import TrainConfig
+from model.config import Personalisation, TrainConfig
 from model.fit import fit, logits_of, standardise
 from model.progress import Silent
 from model.ranking_metrics import auc
 from model.replay import Replay
 from model.replay_dataset import Examples, build_examples, split_by_time
+from model.switches import is_counted
 from model.train import TrainReport, train_on_log
 from model.unicorn import Unicorn
 from streams.labels import Log
@@ -80,6 +83,29 @@ def test_the_same_seed_gives_the_same_model_whatever_comes_after_the_middle_part
     )
     assert one.version == other.version
     assert one.version != third.version
+
+
+def test_what_is_switched_off_is_said_in_the_card_and_has_no_effect_in_the_artifact(
+    small_log: Log, tmp_path: Path
+) -> None:
+    sizes = replace(SIZES, personalisation=Personalisation.CLUSTERS, streaming_counts=False, clusters=4)
+    card = train_on_log(small_log, tmp_path / "artifact", config=replace(QUICK, model=sizes)).card
+    assert card.config["model"]["personalisation"] == "clusters"
+    assert card.config["model"]["streaming_counts"] is False
+    artifact, replay = load_artifact(tmp_path / "artifact"), Replay(small_log)
+    replay.fold_until(small_log.labels[-1].ts_ms)
+    encoded, slots = artifact.encode_items(replay.table), np.arange(1, len(replay.table))
+    is_off = [column.part != "context" or is_counted(column) for column in COLUMNS]
+    pairs = np.zeros((len(slots), len(COLUMNS)), np.float32)
+    by_cluster: dict[int, set[bytes]] = {}
+    for user in sorted(replay.users):
+        label = replace(small_log.labels[-1], user_id=user)
+        inputs = request_inputs(replay.table, replay.context(label))
+        pairs[:, is_off] += 1.0
+        scores = artifact.score(encoded, inputs, slots, pairs)
+        by_cluster.setdefault(scores.cluster, set()).add(scores.logits_N.tobytes())
+    assert set(by_cluster) == {1, 2, 3, 4}
+    assert [len(answers) for answers in by_cluster.values()] == [1, 1, 1, 1]
 
 
 def test_time_that_is_up_ends_training_after_one_epoch(small_log: Log, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from features.catalogue import Item
 from features.engagement import Task
 from infra.clock import now_ms
 from model.artifact import Card, save_artifact
+from model.ease import fit_ease
 from model.export import write_graphs
 from model.neighbours import CoPlays
 from model.unicorn import Unicorn, UnicornConfig
@@ -31,10 +32,11 @@ def save_untrained_artifact(path: Path, items: list[Item], seed: int = 0) -> Car
     for _ in range(10 * len(vocabulary)):
         played, before = rng.integers(1, len(vocabulary), 2)
         co_plays.add(int(played), [int(before)] if before != played else [])
+    taken = rng.integers(1, len(vocabulary), (50, 8))  # what 50 members engaged
     return save_artifact(
         path,
         lambda folder: write_graphs(model, folder),
-        co_plays.table(len(vocabulary)),
+        (co_plays.table(len(vocabulary)), fit_ease(taken.tolist(), len(vocabulary))),
         items,
         {
             "created_ms": now_ms(),

@@ -152,6 +152,9 @@ def test_without_the_model_its_similarities_are_not_compared(served: Served) -> 
         "source_similarity",
         "user_similarity",
         "session_similarity",
+        "source_ease",
+        "user_ease",
+        "session_ease",
     }
     [reason] = report.not_compared
     assert "is not at hand" in reason

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from model.calibration import expected_calibration_error, fit_platt
+
+
+def _drawn(count: int = 30_000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels that happen as often as the logits say."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-2.0, 1.5, count)
+    return logits, (rng.random(count) < 1 / (1 + np.exp(-logits))).astype(float)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def test_probabilities_that_come_true_have_hardly_an_error() -> None:
+    logits, labels = _drawn()
+    assert expected_calibration_error(_sigmoid(logits), labels, np.ones(len(labels))) < 0.01
+
+
+def test_the_error_is_how_far_probabilities_are_off_on_average() -> None:
+    probabilities, labels = np.array([0.2] * 10 + [0.9] * 10), np.array([1.0] * 5 + [0.0] * 5 + [1.0] * 10)
+    assert expected_calibration_error(probabilities, labels, np.ones(20)) == pytest.approx((0.3 + 0.1) / 2)
+    heavier = np.array([3.0] * 10 + [1.0] * 10)
+    assert expected_calibration_error(probabilities, labels, heavier) == pytest.approx((3 * 0.3 + 0.1) / 4)
+    assert expected_calibration_error(np.zeros(0), np.zeros(0), np.zeros(0)) == 0.0
+
+
+def test_errors_in_both_directions_do_not_cancel_across_bins() -> None:
+    probabilities, labels = np.array([0.1] * 100 + [0.9] * 100), np.full(200, 0.5)
+    assert expected_calibration_error(probabilities, labels, np.ones(200)) == pytest.approx(0.4)
+
+
+def test_platt_scaling_finds_the_slope_and_offset_and_heals_the_error() -> None:
+    logits, labels = _drawn()
+    wrong, weights = 2.0 * logits + 1.0, np.ones(len(labels))
+    slope, offset = fit_platt(wrong, labels, weights)
+    assert (slope, offset) == pytest.approx((0.5, -0.5), abs=0.05)
+    before, after = (
+        expected_calibration_error(_sigmoid(one), labels, weights) for one in (wrong, slope * wrong + offset)
+    )
+    assert after < 0.01 < before
