@@ -29,7 +29,7 @@ from infra.settings import Settings
 SETTLE_S = 3.0
 # Of the rate at which a worker drains a log, the greatest first.
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-MAX_BEHIND_S = 1.0
+MAX_BEHIND_S = 0.25
 READY_TIMEOUT_S = 60.0
 
 

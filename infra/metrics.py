@@ -150,6 +150,12 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         ("task",),
         DISTANCE_BUCKETS,
     ),
+    MetricSpec(
+        "nowrank_scorer_answer_cache_total",
+        "counter",
+        "Requests that scores of their member's cluster could serve, by whether they were there",
+        ("result",),
+    ),
     MetricSpec("nowrank_scorer_candidates_total", "counter", "Candidates by the source that brought them", ("source",)),
     MetricSpec(
         "nowrank_scorer_feature_age_seconds",

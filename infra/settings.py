@@ -102,6 +102,9 @@ class Settings:
     rank_queue_ms: int = _setting(
         200, "longest expected wait of a ranking request for those before it; when it would be longer, 503"
     )
+    answer_cache_s: float = _setting(
+        0.0, "how long the scores of a question serve all members of a cluster, where the model knows no more; 0: off"
+    )
     store_failures: int = _setting(
         5, "after so many failed reads of the online store in a row, within 10 s, requests do not wait for it any more"
     )

@@ -29,6 +29,7 @@ from serving.rank import Ranker
 from serving.rankings_log import RankingsLog
 from serving.rerank import parse_rules
 from serving.scorer import Scorer
+from serving.shared_scores import SharedScores
 from serving.store_reader import StoreReader
 from streams.catalogue import CatalogueFollower
 
@@ -79,6 +80,7 @@ class ScorerProcess:
             self.metrics,
             settings.rank_deadline_ms / 1000,
             ordering,
+            SharedScores(self.scorer, self.metrics, settings.answer_cache_s),
             experiment,
         )
         api = Api(ranker, self._intake, self.metrics, self.health, settings, self._look_again)

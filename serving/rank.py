@@ -22,6 +22,7 @@ from serving.ordering import Ordering
 from serving.ranked import Ordered, Ranked, reading_order, to_groups, to_items, to_ranking, version_of
 from serving.rankings_log import RankingsLog
 from serving.scorer import LoadedModel, Prepared, Scored, Scorer
+from serving.shared_scores import SharedScores
 from serving.store_reader import RowKeys, RowsRead, StoreReader
 
 
@@ -35,6 +36,7 @@ class Ranker:
     metrics: Metrics
     deadline_s: float
     ordering: Ordering
+    shared: SharedScores
     experiment: Experiment = field(default_factory=Experiment)
 
     async def rank(self, request: RankRequest) -> RankAnswer:
@@ -50,22 +52,14 @@ class Ranker:
 
         sides = self._sides(request)
         context = _to_context(task, query, request, rows, at_ms, self.scorer.library.table.totals.priors(at_ms))
-        found = reduce(merge_found, [self._candidates(request, model, context) for _, model in sides])
-        phases.end("candidates")
-
-        slots = self.scorer.library.table.slots(found.item_ids)
-        prepared = [self.scorer.prepare(model, context, slots) for _, model in sides]
-        phases.end("features")
-
-        made = [(side, self.scorer.score(side, task)) for side in prepared]
-        phases.end("model")
+        found, made = self._score(request, [model for _, model in sides], context, phases)
 
         ranking_id = request.id or str(uuid.uuid4())
         ordered = self._order(ranking_id, request, context, found, made)
         phases.end("rules")
 
         variants = tuple(variant for variant, _ in sides)
-        ranked = Ranked(ranking_id, at_ms, variants, tuple(version_of(side) for side in prepared), rows, found, ordered)
+        ranked = Ranked(ranking_id, at_ms, variants, tuple(version_of(side) for side, _ in made), rows, found, ordered)
         items = to_items(self.scorer, ranked, request.explain)
         groups = to_groups(self.scorer, context, ranked, request)
         if request.log and items:
@@ -89,6 +83,28 @@ class Ranker:
             groups=groups,
         )
 
+    def _score(
+        self, request: RankRequest, models: list[LoadedModel | None], context: Context, phases: "_Phases"
+    ) -> tuple[Found, list[tuple[Prepared, Scored]]]:
+        """The candidates, and each model's columns and scores of them."""
+        include_seen = context.task is Task.SEARCH if request.include_seen is None else request.include_seen
+        model = models[0]
+        if len(models) == 1 and model is not None and self.shared.may_answer(request, model):
+            found, prepared, scored = self.shared.score(request, model, context, include_seen)
+            phases.end("shared")
+            return found, [(prepared, scored)]
+
+        found = reduce(merge_found, [self._candidates(request, model, context, include_seen) for model in models])
+        phases.end("candidates")
+
+        slots = self.scorer.library.table.slots(found.item_ids)
+        sides = [self.scorer.prepare(model, context, slots) for model in models]
+        phases.end("features")
+
+        made = [(side, self.scorer.score(side, context.task)) for side in sides]
+        phases.end("model")
+        return found, made
+
     def _sides(self, request: RankRequest) -> list[tuple[str, LoadedModel | None]]:
         """The variants that answer, with their models: one, or two that have different models and are interleaved.
 
@@ -111,10 +127,11 @@ class Ranker:
         order, teams = self.ordering.draft(ranking_id, request, context, found.item_ids, (scored, scored_2))
         return Ordered(*merge_scored((prepared, prepared_2), (scored, scored_2), teams), order, teams)
 
-    def _candidates(self, request: RankRequest, model: LoadedModel | None, context: Context) -> Found:
+    def _candidates(
+        self, request: RankRequest, model: LoadedModel | None, context: Context, include_seen: bool
+    ) -> Found:
         if request.items is not None:
             return given_candidates(request.items, request.pinned, request.blocked)
-        include_seen = context.task is Task.SEARCH if request.include_seen is None else request.include_seen
         return find_candidates(self.scorer, model, context, include_seen, request.pinned, request.blocked)
 
     def _count(self, status: Status, ranked: Ranked) -> None:

@@ -41,6 +41,7 @@ TIMEOUT_S = 120.0
 QUIET = {
     "panel 'Answers by model variant' B",
     "panel 'Refused by reason' A",
+    "panel 'Requests by route' B",
     "panel 'Row conflicts by stage' A",
     "panel 'Time of a rebalance, last hour' A",
     "panel 'Time of a rebalance, last hour' B",
@@ -65,7 +66,7 @@ CLOSED_VALUES = {
     "code": STATUS_CODES,
     "entity": {family.name for family in (*FAMILIES, SHOWN)},
     "kind": {kind.name.lower() for kind in Kind},
-    "phase": {"store", "candidates", "features", "model", "rules", "answer"},
+    "phase": {"store", "candidates", "features", "model", "shared", "rules", "answer"},
     "reason": {*REASONS, *REFUSED},
     "result": {"accepted", "rejected", "lost", "logged", "dropped", "seen"},
     "route": ROUTES,

@@ -4,6 +4,7 @@ Enters: titles, a seed. Leaves: an artifact folder. Called by the scorer's tests
 knowledge.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from model.export import write_graphs
 from model.neighbours import CoPlays
 from model.unicorn import Unicorn, UnicornConfig
 
+DEFAULT = UnicornConfig()
 
-def save_untrained_artifact(path: Path, items: list[Item], seed: int = 0) -> Card:
+
+def save_untrained_artifact(path: Path, items: list[Item], seed: int = 0, config: UnicornConfig = DEFAULT) -> Card:
     """Write an artifact whose vocabulary is `items` and whose neighbours are random."""
     torch.manual_seed(seed)
     vocabulary = ("", *(item.item_id for item in items))
-    model = Unicorn(UnicornConfig(), len(vocabulary))
+    model = Unicorn(config, len(vocabulary))
     for parameter in model.parameters():  # what training would have moved away from zero
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -42,7 +45,7 @@ def save_untrained_artifact(path: Path, items: list[Item], seed: int = 0) -> Car
             "created_ms": now_ms(),
             "vocabulary": vocabulary,
             "calibration": tuple((1.0, 0.0) for _ in Task),
-            "config": {},
+            "config": {"model": asdict(config)},
             "training": {"seed": seed},
             "metrics": {},
         },
