@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from benchmarks.baselines.sdk_features import FeastReader
 from benchmarks.ranking_model import WEIGHTS
 from features.catalogue import Item
+from features.engagement import Task
 from features.feast_repo.apply import open_feast
 from features.item_table import ItemTable
 from features.model_inputs import request_inputs
@@ -32,6 +33,7 @@ from infra.settings import load_settings
 from model.artifact import CARD, CATALOGUE, EASE, NEIGHBOURS, Card, request_feed
 from model.config import UnicornConfig
 from model.neighbours import NeighbourTable, Sources, context_sources, similarities
+from model.rank_graph import guarded
 from model.unicorn import Candidates, Request, Unicorn
 
 
@@ -77,7 +79,11 @@ class TorchModel:
         slots_N = torch.from_numpy(slots)
         candidates = Candidates(self._vectors_VD[slots_N][None], self._bias_V[slots_N][None], pairs_NF[None])
         with torch.inference_mode():
-            logits: list[float] = self._network(request, candidates).logits[0].tolist()
+            if context.task is Task.SEARCH:
+                ranking = guarded(self._network, request, candidates)
+            else:
+                ranking = self._network(request, candidates)
+        logits: list[float] = ranking.logits[0].tolist()
         return logits
 
 
