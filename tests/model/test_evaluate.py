@@ -19,6 +19,8 @@ from model.train import TrainReport
 from streams.labels import Log
 from tests.model.small_log import make_label, make_log
 
+pytestmark = pytest.mark.slow
+
 Trained = tuple[Path, TrainReport]
 BASELINES = {"popularity", "recent_popularity", "item_knn_last5", "item_knn", "session_knn", "ease", "blend"}
 OWN = {"pre_query": set(), "more_like_this": {"source_knn"}, "search": {"prefix_popularity", "bm25"}}
@@ -92,7 +94,6 @@ def _rank(log: Log, artifact_dir: Path, end_ms: int) -> Ranked:
     )
 
 
-@pytest.mark.slow
 def test_a_planted_future_event_changes_no_earlier_rank(small_log: Log, trained: Trained) -> None:
     end_ms = small_log.labels[-1].ts_ms - 1
     planted = make_label(small_log.labels[-2].user_id, "t5", end_ms)
@@ -103,7 +104,6 @@ def test_a_planted_future_event_changes_no_earlier_rank(small_log: Log, trained:
         assert [one.ranks for one in rankings] == [one.ranks for one in with_future.rankings[task]]
 
 
-@pytest.mark.slow
 def test_a_planted_past_event_does_change_ranks(small_log: Log, trained: Trained) -> None:
     begin_ms = small_log.labels[0].ts_ms
     labels = [make_label(f"crowd{place}", "t5", begin_ms + place) for place in range(1, 30)]
@@ -117,7 +117,6 @@ def test_a_planted_past_event_does_change_ranks(small_log: Log, trained: Trained
     assert popular[0] != popular[1]
 
 
-@pytest.mark.slow
 def test_shuffled_labels_stand_nowhere_in_particular() -> None:
     log = make_log(users=60)
     rng = np.random.default_rng(0)

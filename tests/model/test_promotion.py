@@ -20,6 +20,8 @@ from streams.served_log import ServedLog
 from tests.model.served_world import simulated_log, with_features
 from tests.serving.untrained import save_untrained_artifact
 
+pytestmark = pytest.mark.slow
+
 
 def tally(gains: list[float], current: list[float], probability: float = 0.5) -> Tally:
     """Requests of as many users with these gains; half of the titles are positive."""

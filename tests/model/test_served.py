@@ -24,6 +24,8 @@ from streams.served_log import LabelledRanking, ServedLog, settle
 from tests.model.conftest import SIZES
 from tests.model.served_world import simulated_log, with_features
 
+pytestmark = pytest.mark.slow
+
 PLAN = Plan(members=50, titles=60, days=3, seed=5)
 CONFIG = TrainConfig(model=SIZES, batch=32, epochs=2, threads=1)
 

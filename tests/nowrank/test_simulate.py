@@ -18,6 +18,8 @@ from streams import topics as topic_names
 from streams.events import Event, Ranking, decode_record
 from streams.producer import Producer
 
+pytestmark = pytest.mark.slow
+
 LIVE = Plan(members=100, titles=60, days=1, seed=2, endless=True, label="test")
 BEGIN_S = 1_800_000_000.0
 
@@ -146,7 +148,6 @@ def test_a_live_simulation_can_write_its_truth(tmp_path: Path) -> None:
         np.testing.assert_allclose(read.utilities(request)[at], request.utilities, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_live_events_arrive_on_their_topics_and_every_record_is_good(topics: Settings) -> None:
     world = make_world(LIVE)
     with Producer(topics) as producer:

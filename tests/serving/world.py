@@ -140,7 +140,7 @@ def running_app(app: Starlette, settings: Settings, metrics: Metrics) -> Iterato
             thread.join(timeout=20)
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Return once the condition holds; fail when it does not in time."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
