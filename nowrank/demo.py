@@ -29,7 +29,7 @@ EXAMPLES = """examples:
   nowrank demo --keep                leave the stack running, for `nowrank rank` and `nowrank down`"""
 
 TRAIN_BUDGET_S = 150.0
-EVALUATED_LABELS_PER_TASK = 600
+EVALUATED_LABELS_PER_TASK = 300
 RANK_REQUESTS = 200
 MODEL_TIMEOUT_S = 60.0
 
