@@ -170,6 +170,14 @@ def test_a_title_that_changed_since_is_not_compared_by_its_words(served: Served)
     assert columns["title_exact"] == 1
     assert columns["item_clicks_1d"] == 2
     assert set(report.not_compared) == {"the title has changed since"}
+    wait_until(lambda: title_of(served, "i7") == "Another name")  # what follows is ranked by the new title
+
+
+def title_of(served: Served, item_id: str) -> str:
+    """How the scorer calls a title, by a question that leaves no trace."""
+    request = {"user_id": "u23", "task": "pre_query", "items": [item_id], "log": False}
+    [item] = served.client.post("/rank", json=request).json()["items"]
+    return str(item["title"])
 
 
 def test_the_command_prints_a_table(
