@@ -56,6 +56,7 @@ def test_the_replay_folds_as_the_stream_does() -> None:
     assert replay.table.sums[slot].tolist() == sums.tolist()
 
 
+@pytest.mark.slow
 def test_a_planted_future_event_changes_no_earlier_example() -> None:
     log = make_log()
     split = split_by_time(log)
@@ -72,6 +73,7 @@ def test_a_planted_future_event_changes_no_earlier_example() -> None:
             assert np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_planted_past_event_does_change_later_examples() -> None:
     log = make_log()
     split = split_by_time(log)

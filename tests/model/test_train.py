@@ -70,6 +70,7 @@ def test_training_lowers_the_loss_and_reports_where_the_time_went(trained: tuple
     assert report.fit_s > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_whatever_comes_after_the_middle_part(
     small_log: Log, tmp_path: Path
 ) -> None:

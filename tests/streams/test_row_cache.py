@@ -56,6 +56,7 @@ def targets(entity: Entity, family: RowFamily, count: int) -> Any:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "make_state"),
     [
