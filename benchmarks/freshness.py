@@ -23,7 +23,6 @@ from benchmarks.probes import ECHO_TOPIC, bare_trips_for, percentile, probe_for,
 from benchmarks.processes import Child, Worker, environment, python_module
 from benchmarks.progress import Progress
 from benchmarks.servers import running_servers
-from infra.errors import NowrankError
 from infra.settings import Settings
 
 SETTLE_S = 3.0
@@ -36,8 +35,8 @@ READY_TIMEOUT_S = 60.0
 def find_saturation(
     folder: Path, mix: Mix, drained_per_s: float, seconds: float, say: Callable[[str], None]
 ) -> tuple[float, list[dict[str, Any]]]:
-    """The greatest of SHARES of `drained_per_s` that a worker keeps up with, and what was seen at each that was tried;
-    raises `NowrankError` when it keeps up with none.
+    """The greatest of SHARES of `drained_per_s` that a worker keeps up with, and what was seen at each that was tried:
+    the least of them, and not kept up with, when it keeps up with none.
     """
     tried = []
     for share in SHARES:
@@ -47,8 +46,8 @@ def find_saturation(
         p50_ms = f"session {seen['session_ms']['p50']} ms, target {seen['target_ms']['p50']} ms"
         say(f"{rate_per_s:,.0f} events/s: {p50_ms}, {'kept up' if seen['kept_up'] else 'fell behind'}")
         if seen["kept_up"]:
-            return rate_per_s, tried
-    raise NowrankError(f"the worker kept up with none of {[one['asked_per_s'] for one in tried]} events/s")
+            break
+    return rate_per_s, tried
 
 
 def measure_freshness(folder: Path, mix: Mix, rate_per_s: float, seconds: float) -> dict[str, Any]:

@@ -72,7 +72,13 @@ def table(figures: dict[str, Any]) -> str:
             f"{per_s['worker']:,.0f}, {per_s['bare']:,.0f}, {per_s['naive']:,.0f} events/s",
             "",
         ),
-        ("saturation", f"{figures['saturation_per_s']:,.0f} events/s", "the greatest load that it keeps up with"),
+        (
+            "saturation",
+            f"{figures['saturation_per_s']:,.0f} events/s",
+            "the greatest load that it keeps up with"
+            if figures["saturation_tried"][-1]["kept_up"]
+            else "NOT kept up with",
+        ),
         limited("freshness, session : bare trip", ratio["session"], "at most", 4),
         limited("freshness, target : bare trip", ratio["target"], "at most", 8),
         ("  p50, session", f"{_ms(ms['session'])}", "aim 60 ms"),
