@@ -54,7 +54,9 @@ def measure(folder: Path, mix: Mix, plan: Plan, say: Callable[[str], None]) -> d
         saturation = measure_saturation(settings, mix, plan.turns, say)
     figures = saturation.figures
     say("saturation: the greatest load that a worker keeps up with")
-    saturation_per_s, tried = find_saturation(folder / "loads", mix, saturation.events_per_s, plan.seconds / 2, say)
+    saturation_per_s, tried = find_saturation(
+        folder / "loads", mix, saturation.events_per_s, max(2.0, plan.seconds / 2), say
+    )
     freshness = {}
     for share in (0.0, HALF, NINETY):
         rate_per_s = share * saturation_per_s
