@@ -16,6 +16,7 @@ from infra.errors import SettingsError
 
 STACK_FILE = "stack.json"
 NO_BROKER = "no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port"
+NO_STORE = "no store is set: start one with `nowrank up`, or set NOWRANK_REDIS=host:port"
 STACK_LOCK = "stack.lock"
 STAGES = ("session", "target")
 LABELS_STAGE = "labels"

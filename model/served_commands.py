@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from infra.connected import require_broker
 from infra.errors import ArtifactInvalid, NowrankError, SchemaMismatch
-from infra.settings import NO_BROKER, Settings, load_settings
+from infra.logs import QUIET
+from infra.settings import Settings, load_settings
 from model.log_arguments import MOVIELENS
 
 if TYPE_CHECKING:
@@ -225,7 +227,5 @@ def _table(result: dict[str, object], verdicts: "list[TaskVerdict]", folder: Pat
 def _read(settings: Settings, join_again: bool) -> "ServedLog":
     from streams.served_log import read_served_log
 
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    if not settings.kafka:
-        raise NowrankError(NO_BROKER)
-    return read_served_log(settings, join_again=join_again)
+    logging.getLogger(QUIET).setLevel(logging.CRITICAL)
+    return read_served_log(require_broker(settings), join_again=join_again)

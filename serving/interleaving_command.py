@@ -6,12 +6,12 @@ and a sign test, and an exit code. Called by `nowrank.cli`.
 
 import argparse
 import json
-import logging
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 
+from infra.connected import broker_settings
 from infra.errors import NowrankError
-from infra.settings import NO_BROKER, Settings, load_settings
+from infra.settings import Settings
 from serving.experiments import JOINT
 from serving.interleaving import Verdict, judge, winner
 from streams.audit.log_reader import LogReader
@@ -48,10 +48,7 @@ def interleaving_arguments(parser: argparse.ArgumentParser) -> None:
 
 def interleaving(args: argparse.Namespace) -> int:
     """Compare interleaved variants by what members engaged with."""
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    settings = load_settings()
-    if not settings.kafka:
-        raise NowrankError(NO_BROKER)
+    settings = broker_settings()
     comparisons = compare(settings)
     if args.json:
         print(json.dumps([asdict(one) for one in comparisons]))

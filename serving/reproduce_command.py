@@ -4,11 +4,9 @@ Enters: arguments. Leaves: both scores of each title, and an exit code. Called b
 """
 
 import argparse
-import logging
 from pathlib import Path
 
-from infra.errors import NowrankError
-from infra.settings import NO_BROKER, load_settings
+from infra.connected import broker_settings
 from serving.reproduce import reproduce_logged
 
 EXAMPLES = """examples:
@@ -32,10 +30,7 @@ def reproduce_arguments(parser: argparse.ArgumentParser) -> None:
 
 def reproduce(args: argparse.Namespace) -> int:
     """Score a logged answer again and compare."""
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    settings = load_settings()
-    if not settings.kafka:
-        raise NowrankError(NO_BROKER)
+    settings = broker_settings()
     ranking, scores = reproduce_logged(settings, args.ranking_id, args.artifact)
     print(f"{ranking.task} for one member, model {ranking.model}, {len(scores)} titles")
     print(f"{'place':>5}  {'title':<40}{'logged':>16}{'computed':>16}")

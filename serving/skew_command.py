@@ -6,12 +6,12 @@ because the similarities among the features come from its model.
 
 import argparse
 import json
-import logging
 
 from features.item_table import ItemTable
 from features.vector import Context, Similarities, Slots
-from infra.errors import ArtifactInvalid, NowrankError, SchemaMismatch
-from infra.settings import NO_BROKER, Settings, load_settings
+from infra.connected import broker_settings, require_store
+from infra.errors import ArtifactInvalid, SchemaMismatch
+from infra.settings import Settings
 from model.artifact import ItemVectors, load_artifact
 from streams.audit.skew import SimilaritySource, compare_served
 from streams.audit.skew_report import SkewReport
@@ -36,12 +36,7 @@ def skew_arguments(parser: argparse.ArgumentParser) -> None:
 
 def skew(args: argparse.Namespace) -> int:
     """Compare served features with a replay of the log."""
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    settings = load_settings()
-    if not settings.kafka:
-        raise NowrankError(NO_BROKER)
-    if not settings.redis:
-        raise NowrankError("no store is set: start one with `nowrank up`, or set NOWRANK_REDIS=host:port")
+    settings = require_store(broker_settings())
     report = compare_served(settings, args.last, artifact_similarities(settings))
     if args.json:
         print(json.dumps(_to_json(report)))

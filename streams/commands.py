@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from infra.clock import now_ms
-from infra.errors import BadInput, NowrankError
-from infra.settings import NO_BROKER, Settings, load_settings
+from infra.connected import broker_settings
+from infra.errors import BadInput
+from infra.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from streams.imports import ImportSummary
@@ -151,10 +152,7 @@ def topics(args: argparse.Namespace) -> int:
     if args.action == "schema":
         print(json.dumps(events_schema(), indent=2))
         return 0
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    settings = load_settings()
-    if not settings.kafka:
-        raise NowrankError(NO_BROKER)
+    settings = broker_settings()
     if args.action == "create":
         print("created:", ", ".join(create_topics(settings)) or "nothing, all were there")
         return 0

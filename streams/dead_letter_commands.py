@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.connected import require_broker
 from infra.errors import NowrankError
-from infra.settings import NO_BROKER, Settings, load_settings
+from infra.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from streams.dead_letters import DeadLetter
@@ -55,9 +56,7 @@ def dead_letters_arguments(parser: argparse.ArgumentParser) -> None:
 
 def dead_letters(args: argparse.Namespace) -> int:
     """List, show or resend dead letters; exit code 1 when some would be refused once more."""
-    settings = load_settings()
-    if not settings.kafka:
-        raise NowrankError(NO_BROKER)
+    settings = require_broker(load_settings())
     if args.action == "list":
         return _list(settings, args)
     return _show(settings, args) if args.action == "show" else _resend(settings, args)

@@ -5,11 +5,9 @@ Enters: arguments. Leaves: tables or JSON on standard output, and an exit code. 
 
 import argparse
 import json
-import logging
 from typing import TYPE_CHECKING
 
-from infra.errors import NowrankError
-from infra.settings import NO_BROKER, Settings, load_settings
+from infra.connected import broker_settings, require_store
 
 if TYPE_CHECKING:
     from streams.audit.verify import VerifyReport
@@ -49,7 +47,7 @@ def verify(args: argparse.Namespace) -> int:
     """Compare every row of the store with a recomputation of the log."""
     from streams.audit.verify import verify_store
 
-    report = verify_store(_connected_settings())
+    report = verify_store(require_store(broker_settings()))
     if args.json:
         print(json.dumps(_to_json(report)))
     else:
@@ -71,7 +69,7 @@ def rebuild(args: argparse.Namespace) -> int:
     """Fill the store anew from the log and switch to it."""
     from streams.rebuilding.rebuild import rebuild_store
 
-    report = rebuild_store(_connected_settings(), args.begin, args.spare_db, args.keep_old)
+    report = rebuild_store(require_store(broker_settings()), args.begin, args.spare_db, args.keep_old)
     for note in report.notes:
         print(note)
     print(
@@ -113,13 +111,3 @@ def _print_report(report: "VerifyReport", limit: int) -> None:
     if len(report.differences) > limit:
         print(f"... and {len(report.differences) - limit} more: --limit shows them")
     print(("equal", "different", "could not be verified")[report.exit_code])
-
-
-def _connected_settings() -> Settings:
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    settings = load_settings()
-    if not settings.kafka:
-        raise NowrankError(NO_BROKER)
-    if not settings.redis:
-        raise NowrankError("no store is set: start one with `nowrank up`, or set NOWRANK_REDIS=host:port")
-    return settings

@@ -5,8 +5,8 @@ Enters: arguments. Leaves: a running worker or canary. Called by `nowrank.cli`.
 
 import argparse
 
-from infra.errors import NowrankError
-from infra.settings import NO_BROKER, Settings, load_settings
+from infra.connected import require_broker, require_store
+from infra.settings import load_settings
 
 WORKER_EXAMPLES = """examples:
   NOWRANK_KAFKA=broker:9092 NOWRANK_REDIS=store:6379 nowrank worker
@@ -30,7 +30,7 @@ def worker(args: argparse.Namespace) -> int:
     from infra.logs import configure_logs
     from streams.app import run_worker
 
-    settings = _connected_settings()
+    settings = require_store(require_broker(load_settings()))
     configure_logs(settings.log_level, settings.worker_id)
     run_worker(settings)
     return 0
@@ -48,16 +48,7 @@ def canary(args: argparse.Namespace) -> int:
     from infra.logs import configure_logs
     from streams.canary import watch
 
-    settings = _connected_settings()
+    settings = require_store(require_broker(load_settings()))
     configure_logs(settings.log_level, settings.canary_id)
     asyncio.run(watch(settings))
     return 0
-
-
-def _connected_settings() -> Settings:
-    settings = load_settings()
-    if not settings.kafka:
-        raise NowrankError(NO_BROKER)
-    if not settings.redis:
-        raise NowrankError("no store is set: start one with `nowrank up`, or set NOWRANK_REDIS=host:port")
-    return settings
