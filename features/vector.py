@@ -191,19 +191,14 @@ def lexical_columns(table: ItemTable, slots: Slots, text: str | None) -> list[Ma
     """
     if not text:
         return [np.zeros(len(slots), np.float32)] * 4
-    titles = [table.titles[slot] for slot in slots]
+    titles, people = ([names[slot] for slot in slots.tolist()] for names in (table.titles, table.people))
     inner = f" {text}"
-    exact = np.fromiter((title == text for title in titles), np.float32, len(titles))
-    prefix = np.fromiter((title.startswith(text) for title in titles), np.float32, len(titles))
-    word_prefix = np.fromiter(
-        (
-            title.startswith(text) or inner in title or inner in table.people[slot]
-            for title, slot in zip(titles, slots.tolist(), strict=True)
-        ),
-        np.float32,
-        len(titles),
-    )
-    return [exact, prefix, word_prefix, cdist([text], titles, scorer=partial_ratio, dtype=np.float32)[0] / 100]
+    begins = [title.startswith(text) for title in titles]
+    has_word = [
+        begun or inner in title or inner in names for begun, title, names in zip(begins, titles, people, strict=True)
+    ]
+    alike = cdist([text], titles, scorer=partial_ratio, dtype=np.float32)[0] / 100
+    return [*np.array([[title == text for title in titles], begins, has_word], np.float32), alike]
 
 
 class WeighedSlots(NamedTuple):

@@ -31,7 +31,6 @@ from features.top_targets import TopTargetsState, ranked_targets
 from features.user import UserState
 from features.vector import Context
 from model.neighbours import Sources
-from serving.library import Library
 from serving.scorer import LoadedModel, Scorer
 from serving.title_index import Matches
 from streams.topics import PLAYS
@@ -107,23 +106,27 @@ def find_candidates(
 
     Seen ones only if asked.
     """
-    library = scorer.library
-    out = {*blocked, *(() if include_seen else seen_titles(context.user))}
+    library, slot_of = scorer.library, scorer.library.table.slot_by_id.get
+    out = {*pinned, *blocked, *(() if include_seen else seen_titles(context.user))}
     if context.task is Task.MORE_LIKE_THIS:
         out.add(context.source_item_id or "")
+    taken = {slot_of(item_id, 0) for item_id in out}
     bringing = _Bringing(scorer, model, context)
-    found: dict[str, str] = dict.fromkeys(pinned, "pinned")
+    counts = dict.fromkeys(BUDGETS[context.task], 0)
+    first = list(dict.fromkeys(pinned))
+    found: list[int] = []
     for source, budget in BUDGETS[context.task].items():
-        fresh = (
-            item_id
-            for item_id in bringing.by(source)
-            if item_id not in found and item_id not in out and _may(library, item_id, context)
-        )
-        found.update((item_id, source) for item_id in islice(fresh, min(budget, MAX_FOUND - len(found))))
-    counts = dict.fromkeys((*BUDGETS[context.task], *(["pinned"] if pinned else [])), 0)
-    for source in found.values():
-        counts[source] += 1
-    return Found(list(found), counts)
+        most = len(found) + min(budget, MAX_FOUND - len(first) - len(found))
+        for slot in bringing.by(source) if len(found) < most else ():
+            if slot not in taken and library.may_recommend(slot, context.country, context.now_ms):
+                taken.add(slot)
+                found.append(slot)
+                counts[source] += 1
+                if len(found) == most:
+                    break
+    if first:
+        counts["pinned"] = len(first)
+    return Found([*first, *(library.table.ids[slot] for slot in found)], counts)
 
 
 def seen_titles(user: UserState) -> set[str]:
@@ -131,10 +134,6 @@ def seen_titles(user: UserState) -> set[str]:
     played = {item_id for log, memory in user.logs.items() if log.startswith(f"{PLAYS}-") for item_id in memory.titles}
     recent = {moment.item_id for moment in user.recent if moment.kind == Kind.PLAY}
     return played | recent | user.active_thumbs().keys()
-
-
-def _may(library: Library, item_id: str, context: Context) -> bool:
-    return library.may_recommend(library.table.slot_by_id.get(item_id, 0), context.country, context.now_ms)
 
 
 class _Bringing:
@@ -161,55 +160,50 @@ class _Bringing:
     def _sources(self) -> dict[str, Sources]:
         return {} if self._model is None else self._scorer.nearness_sources(self._model, self._context)
 
-    def by(self, source: str) -> Iterable[str]:
+    def by(self, source: str) -> Iterable[int]:
+        """Slots; 0 for titles that the table lacks."""
         context = self._context
         match source:
             case "title":
-                return self._ids((*self._matches.exact, *self._matches.alike))
+                return (*self._matches.exact, *self._matches.alike)
             case "people":
-                return self._ids((*self._people.exact, *self._people.alike))
+                return (*self._people.exact, *self._people.alike)
             case "related":
                 return self._related()
             case "query":
-                return _targets(context.query_targets, query.HALF_LIFE_MS)
+                return self._targets(context.query_targets, query.HALF_LIFE_MS)
             case "source_row":
-                return _targets(context.source_targets, source_item.HALF_LIFE_MS)
+                return self._targets(context.source_targets, source_item.HALF_LIFE_MS)
             case "country":
-                return _targets(context.country_targets, country.HALF_LIFE_MS)
+                return self._targets(context.country_targets, country.HALF_LIFE_MS)
             case "trending":
-                return self._ids(self._library.trending_slots)
+                return self._library.trending_slots
             case "new":
-                return self._ids(self._library.new_slots)
+                return self._library.new_slots
             case _:
                 return self._nearest(source)
 
-    def _nearest(self, source: str) -> Iterator[str]:
+    def _nearest(self, source: str) -> Iterable[int]:
         """The neighbours of the source title, the session or the history, the nearest first."""
         if self._model is None:
-            return iter(())
+            return ()
         # Some of the nearest will be ones that were seen, or found already.
         return self._scorer.neighbours(self._model, self._sources[source], 4 * self._budgets[source])
 
-    def _related(self) -> Iterator[str]:
+    def _related(self) -> Iterable[int]:
         """What is near to the titles that members went for after this query; where nobody did and nothing matches,
         what is near to the title that is spelled most alike.
         """
         if self._model is None:
-            return iter(())
-        engaged = islice(_targets(self._context.query_targets, query.HALF_LIFE_MS, shown=False), RELATED_TO)
-        table = self._library.table
-        slots = [slot for item_id in engaged if (slot := table.slot_by_id.get(item_id, 0))]
+            return ()
+        engaged = self._targets(self._context.query_targets, query.HALF_LIFE_MS, shown=False)
+        slots = [slot for slot in islice(engaged, RELATED_TO) if slot]
         if not slots and not self._matches.exact and not self._people.exact:
             slots = self._matches.alike[:1]
-        return self._ids(self._model.near.nearest(slots, 2 * self._budgets["related"]))
+        return self._model.near.nearest(slots, 2 * self._budgets["related"])
 
-    def _ids(self, slots: Iterable[int]) -> Iterator[str]:
-        return (self._library.table.ids[slot] for slot in slots)
-
-
-def _targets(state: TopTargetsState | None, half_life_ms: int, *, shown: bool = True) -> Iterator[str]:
-    """The titles of a row, the most engaged first; with or without those that were only shown."""
-    if state is None:
-        return iter(())
-    ranked = ranked_targets(state, half_life_ms)
-    return (item_id for item_id, target in ranked if shown or sum(target.sums[1:]) > 0)
+    def _targets(self, state: TopTargetsState | None, half_life_ms: int, *, shown: bool = True) -> Iterator[int]:
+        """The titles of a row, the most engaged first; with or without those that were only shown."""
+        slot_of = self._library.table.slot_by_id.get
+        ranked = [] if state is None else ranked_targets(state, half_life_ms)
+        return (slot_of(item_id, 0) for item_id, target in ranked if shown or sum(target.sums[1:]) > 0)

@@ -7,7 +7,7 @@ tests.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from starlette.applications import Starlette
@@ -72,6 +72,7 @@ class ScorerProcess:
         self._near_cache: NearCache | None = None
         self._store_is_up = False
         self._is_warm = False
+        self._looking_at_titles = asyncio.Lock()
         ordering = Ordering(self.library, self.metrics, parse_rules(settings))
         ranker = Ranker(
             self.scorer,
@@ -146,18 +147,18 @@ class ScorerProcess:
         Then the first answer is as quick as the others.
         """
         begin_s = monotonic_s()
-        await self._look_at_artifacts()
+        await _looked(self._look_at_artifacts(), "artifacts")
         while self._near_cache is not None and not self._near_cache.tried:
             await asyncio.sleep(0.02)
         while self.settings.kafka and not self._follower.ready and monotonic_s() - begin_s < CATALOGUE_WAIT_S:
             await asyncio.sleep(0.02)
-        await self._freshen()
-        await self._look_at_artifacts()
+        await _looked(self._freshen(), "titles")
+        await _looked(self._look_at_artifacts(), "artifacts")
         self._is_warm = True
         log.info("ready after %.1f s: %s", monotonic_s() - begin_s, self.health())
         while True:
             await asyncio.sleep(ARTIFACT_POLL_S)
-            await self._look_at_artifacts()
+            await _looked(self._look_at_artifacts(), "artifacts")
 
     async def _look_at_artifacts(self) -> None:
         for watch in self._watches:
@@ -171,21 +172,22 @@ class ScorerProcess:
         took_s = 0.0
         while True:
             await asyncio.sleep(max(HOUSEKEEPING_S, took_s / HOUSEKEEPING_SHARE))
-            took_s = await self._freshen()
+            took_s = await _looked(self._freshen(), "titles") or 0.0
 
     async def _freshen(self) -> float:
-        """Take the catalogue over, and look at all titles in a thread: with many it takes a while.
+        """Take the catalogue over, and look at all titles in a thread, one look at a time: with many it takes a while.
 
         The processor seconds that the look took: those that it waited on a busy machine are no reason to wait longer.
         """
-        self.library.put_catalogue(self._follower.catalogue)
 
         def refresh() -> float:
             begin_s = thread_cpu_s()
             self.library.refresh(now_ms())
             return thread_cpu_s() - begin_s
 
-        return await asyncio.to_thread(refresh)
+        async with self._looking_at_titles:
+            self.library.put_catalogue(self._follower.catalogue)
+            return await asyncio.to_thread(refresh)
 
     def _note_store(self, is_up: bool) -> None:
         self._store_is_up = is_up
@@ -193,6 +195,17 @@ class ScorerProcess:
 
     def _note_breaker(self, is_open: bool) -> None:
         self.metrics.set("nowrank_scorer_store_breaker_open", float(is_open))
+
+
+async def _looked(look: Awaitable[T], at: str) -> T | None:
+    """What a look brings; None, and a line in the log, when it fails: the next one may not, and an old view answers
+    better than one that is never renewed again.
+    """
+    try:
+        return await look
+    except Exception:
+        log.exception("a look at the %s failed; answers go by the last one", at)
+        return None
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, function: Callable[[T], None], argument: T) -> None:

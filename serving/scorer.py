@@ -117,11 +117,13 @@ class Scorer:
         sources = model.artifact.similarity_sources(model.vectors(len(table)), table, context)
         return dict(zip(("source", "history", "session"), sources, strict=True))
 
-    def neighbours(self, model: LoadedModel, sources: Sources, wanted: int) -> Iterator[str]:
-        """The neighbours of some titles, the nearest first; those after `wanted` ones are sorted only if asked for."""
+    def neighbours(self, model: LoadedModel, sources: Sources, wanted: int) -> Iterator[int]:
+        """The slots of the neighbours of some titles, the nearest first, 0 for those that the table lacks; those after
+        `wanted` ones are sorted only if asked for.
+        """
         index_N, scores_N = model.artifact.neighbours(sources)
-        vocabulary = model.artifact.card.vocabulary
-        return (vocabulary[index_N[place]] for place in best_first(scores_N, wanted))
+        vocabulary, slot_of = model.artifact.card.vocabulary, self.library.table.slot_by_id.get
+        return (slot_of(vocabulary[index_N[place]], 0) for place in best_first(scores_N, wanted))
 
     def prepare(self, model: LoadedModel | None, context: Context, slots: Slots) -> Prepared:
         """The columns of the candidates and, for a model, the request's side of its inputs."""
