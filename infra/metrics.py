@@ -168,7 +168,7 @@ CATALOGUE: tuple[MetricSpec, ...] = (
     MetricSpec(
         "nowrank_scorer_near_cache_staleness_seconds",
         "histogram",
-        "Invalidation to refreshed row in the near cache",
+        "From the earliest possible change of an item row to its refreshed row in the near cache",
         (),
         FRESHNESS_BUCKETS_S,
     ),

@@ -1,7 +1,8 @@
 """Calibration: logits become probabilities by Platt scaling, one slope and offset per task.
 
 Enters: logits with labels and weights. Leaves: (a, b) with probability = sigmoid(a * logit + b), and how far
-probabilities are from what happens. Called by training on the middle part of the log.
+probabilities are from what happens. Called by training on the middle part of the log, the evaluation and the offline
+gate.
 """
 
 import numpy as np
@@ -35,18 +36,19 @@ def fit_platt(logits: Floats, labels: Floats, weights: Floats) -> tuple[float, f
 
 def expected_calibration_error(probabilities: Floats, labels: Floats, weights: Floats, bins: int = BINS) -> float:
     """The mean distance between the mean probability and the share of positives, over bins of equal weight by
-    probability; 0 for nothing.
+    probability; 0 when nothing has weight.
 
     Naeini, Cooper, Hauskrecht: Obtaining Well Calibrated Probabilities Using Bayesian Binning (AAAI 2015), with bins of
     equal mass instead of equal width, because nearly all of a catalogue's probabilities are tiny. What is equally
     probable stays in one bin.
     """
-    if not len(labels):
+    total = float(weights.sum())
+    if total <= 0:
         return 0.0
     _, groups = np.unique(probabilities, return_inverse=True)
     mass = np.bincount(groups, weights)
-    middles = (np.cumsum(mass) - mass / 2) / mass.sum()
+    middles = (np.cumsum(mass) - mass / 2) / total
     bin_of = np.minimum((bins * middles).astype(np.int64), bins - 1)[groups]
     said = np.bincount(bin_of, weights * probabilities, bins)
     happened = np.bincount(bin_of, weights * labels, bins)
-    return float(np.abs(said - happened).sum() / weights.sum())
+    return float(np.abs(said - happened).sum() / total)

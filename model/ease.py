@@ -11,7 +11,8 @@ source's weights only the largest in size are kept.
 legend: V slots of the item table, M titles that have weights
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,38 @@ MOST_OF_ONE = 2_000
 FITS = 6
 
 
+class EngagedTogether(NamedTuple):
+    """X'X of the titles that most members engaged: their slots, ascending; the place of each slot in the matrix, -1 for
+    none; the matrix.
+    """
+
+    slots_M: Ints
+    place_V: Ints
+    gram_MM: Floats
+
+    def places(self, slots: Ints) -> Ints:
+        """The places of those of the slots that have one."""
+        places = self.place_V[slots[slots < len(self.place_V)]]
+        return places[places >= 0]
+
+
+def count_together(histories: Sequence[Ints], size: int, most: int) -> EngagedTogether:
+    """How many members engaged both of two titles, for the `most` titles below `size` that most of them engaged; each
+    history names a slot once.
+    """
+    engaged_V = np.bincount(np.concatenate(histories), minlength=size)[:size] if histories else np.zeros(size, np.int64)
+    engaged_V[0] = 0
+    slots_M = np.sort(np.argsort(-engaged_V, kind="stable")[:most])
+    slots_M = slots_M[engaged_V[slots_M] > 0]
+    place_V = np.full(size, -1)
+    place_V[slots_M] = np.arange(len(slots_M))
+    together = EngagedTogether(slots_M, place_V, np.zeros((len(slots_M), len(slots_M)), np.float32))
+    for slots in histories:
+        places = together.places(slots)
+        together.gram_MM[np.ix_(places, places)] += 1.0
+    return together
+
+
 def ease_weights(gram_MM: Floats, ridge: float) -> Floats:
     """B in closed form from X'X."""
     inverse_MM = np.linalg.inv(gram_MM + ridge * np.eye(len(gram_MM), dtype=np.float32))
@@ -47,18 +80,8 @@ def fit_ease(
     """The table of the slots below `size`, from the slots that each member engaged."""
     kept = [np.fromiter(history, np.int64) for history in histories]
     kept = [np.sort(slots)[:MOST_OF_ONE] for slots in kept if len(slots) > 1]
-    engaged_V = np.bincount(np.concatenate(kept), minlength=size)[:size] if kept else np.zeros(size, np.int64)
-    engaged_V[0] = 0
-    slots_M = np.sort(np.argsort(-engaged_V, kind="stable")[:most])
-    slots_M = slots_M[engaged_V[slots_M] > 0]
-    place_V = np.full(size, -1)
-    place_V[slots_M] = np.arange(len(slots_M))
-    gram_MM = np.zeros((len(slots_M), len(slots_M)), np.float32)
-    for slots in kept:
-        places = place_V[slots[slots < size]]
-        places = places[places >= 0]
-        gram_MM[np.ix_(places, places)] += 1.0
-    return _table(ease_weights(gram_MM, ridge), slots_M, size)
+    together = count_together(kept, size, most)
+    return _table(ease_weights(together.gram_MM, ridge), together.slots_M, size)
 
 
 class AgingEase:

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from model.baselines import TIE_BREAK, Family
-from model.ease import ease_weights
-from model.moments import LAST_TITLES, Floats, Ints, Moment
+from model.ease import count_together, ease_weights
+from model.moments import LAST_TITLES, Floats, Moment
 
 LARGEST = 3000
 PENALTIES = (10.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
@@ -25,33 +25,20 @@ class Ease:
 
     def __init__(self, engaged: Iterable[set[int]], size: int, penalties: Iterable[float]) -> None:
         users = [np.fromiter(slots, np.int64, len(slots)) for slots in engaged]
-        counts_V = np.bincount(np.concatenate(users) if users else np.zeros(0, np.int64), minlength=size)
-        kept = np.sort(np.argsort(-counts_V, kind="stable")[:LARGEST])
-        kept = kept[counts_V[kept] > 0]
-        self._places_V = np.full(size, -1, np.int64)
-        self._places_V[kept] = np.arange(len(kept))
-        gram_MM = np.zeros((len(kept), len(kept)), np.float32)
-        for slots in users:
-            places = self._places(slots)
-            gram_MM[places[:, None], places] += 1
-        self._weights = {penalty: ease_weights(gram_MM, penalty) for penalty in set(penalties)}
+        self._together = count_together(users, size, LARGEST)
+        self._weights = {penalty: ease_weights(self._together.gram_MM, penalty) for penalty in set(penalties)}
 
     def scores(self, moment: Moment, penalty: float, last: int | None) -> Floats:
         """x B for the titles that the moment's user engaged so far, or the last of them; ties by popularity."""
         engaged = moment.replay.engaged.get(moment.label.user_id, set())
         titles = moment.titles_S[:last] if last is not None else np.fromiter(engaged, np.int64, len(engaged))
-        inside = self._places(titles)
-        candidates_N = np.where(moment.slots_N < len(self._places_V), moment.slots_N, 0)
-        columns_N = self._places_V[candidates_N]
+        inside, place_V = self._together.places(titles), self._together.place_V
+        columns_N = place_V[np.where(moment.slots_N < len(place_V), moment.slots_N, 0)]
         scores_M = self._weights[penalty][inside].sum(axis=0, dtype=np.float64)
         known_N = columns_N >= 0
         scores_N = np.zeros(len(columns_N))
         scores_N[known_N] = scores_M[columns_N[known_N]]
         return scores_N + TIE_BREAK * moment.plays_N
-
-    def _places(self, slots: Ints) -> Ints:
-        places = self._places_V[slots[slots < len(self._places_V)]]
-        return places[places >= 0]
 
 
 class FittedEase:

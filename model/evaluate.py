@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from features.model_inputs import request_inputs
-from features.vector import pair_matrix
 from infra import clock
 from infra.errors import BadInput
 from model.artifact import Artifact, load_artifact
@@ -25,6 +23,7 @@ from model.ranked import ModelScores, Score, rank_log
 from model.replay import Replay
 from model.replay_dataset import split_by_time
 from model.roles import Parts, draw_roles
+from model.scoring import score_candidates
 from streams.labels import Log
 from streams.sources.log_files import newest_part
 
@@ -111,9 +110,7 @@ def model_scores(artifact: Artifact, replay: Replay) -> Score:
     encoded = artifact.encode_items(replay.table)
 
     def score(moment: Moment) -> ModelScores:
-        table, context, slots_N = replay.table, moment.context, moment.slots_N
-        pairs_NF = pair_matrix(table, slots_N, context, artifact.similarities(encoded, table, context, slots_N))
-        scores = artifact.score(encoded, request_inputs(table, context), slots_N, pairs_NF)
+        scores = score_candidates(artifact, encoded, replay.table, moment.context, moment.slots_N)
         return ModelScores(scores.logits_N, scores.probabilities_N)
 
     return score

@@ -1,7 +1,6 @@
-"""Beyond accuracy: calibration, what is shown at all, how evenly, and how much a ranking moves.
+"""Beyond accuracy: what is shown at all, how evenly, and how much a ranking moves.
 
-Enters: probabilities with labels; the tops of rankings. Leaves: expected calibration error, coverage, Gini, rank-biased
-overlap. Called by the evaluation.
+Enters: the tops of rankings. Leaves: coverage, Gini, rank-biased overlap. Called by the evaluation.
 """
 
 from collections.abc import Sequence
@@ -9,25 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 15
 PERSISTENCE = 0.9
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-def calibration_error(probabilities: Floats, labels: Floats, weights: Floats, bins: int = BINS) -> float:
-    """Expected calibration error: the mean, over `bins` bins of equal weight by probability, of |mean probability -
-    share of positives|; 0 when there is nothing.
-    """
-    total = float(weights.sum())
-    if total <= 0:
-        return 0.0
-    order = np.argsort(probabilities, kind="stable")
-    mass = np.cumsum(weights[order]) - weights[order] / 2
-    places = np.minimum((mass / total * bins).astype(np.int64), bins - 1)
-    excess = weights[order] * (probabilities[order] - labels[order])
-    return float(np.abs(np.bincount(places, excess, bins)).sum() / total)
 
 
 def coverage(tops: Sequence[Ints], titles: int) -> float:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.exposure import calibration_error, coverage, gini, overlap
+from model.calibration import expected_calibration_error
+from model.exposure import coverage, gini, overlap
 from model.intervals import CONFIDENCE, holm, paired_interval
 from model.ranked import MODEL, Calibration, Ranked, Ranking
 from model.ranking_metrics import ndcg, summarise
@@ -114,7 +115,8 @@ def calibrated(calibration: Calibration) -> dict[str, float]:
     probabilities, labels, weights = (
         np.concatenate(parts) for parts in (calibration.probabilities, calibration.labels, calibration.weights)
     )
-    error, rate = calibration_error(probabilities, labels, weights), float((labels * weights).sum() / weights.sum())
+    error = expected_calibration_error(probabilities, labels, weights)
+    rate = float((labels * weights).sum() / weights.sum())
     return {"ece": error, "positive_rate": rate, "ece_per_rate": error / rate if rate else 0.0}
 
 

@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.engagement import TASK_NAMES
-from features.model_inputs import RequestInputs, request_inputs
-from features.vector import pair_matrix
+from features.model_inputs import RequestInputs
 from infra.errors import BadInput
-from model.artifact import Artifact, ItemVectors
-from model.exposure import calibration_error
+from model.artifact import Artifact, Scores
+from model.calibration import expected_calibration_error
 from model.intervals import paired_interval
 from model.progress import Progress, advancing
 from model.ranking_metrics import CUT
 from model.replay import Replay
+from model.scoring import score_candidates
 from model.served_dataset import build_served, replay_of
-from streams.labels import Label, Log
+from streams.labels import Log
 from streams.served_log import ServedLog
 
 TASKS = {int(task): name for name, task in TASK_NAMES.items()}
@@ -98,8 +98,7 @@ def judge_on_served(
         inputs = _inputs(data.examples.requests, row)
         scores = []
         for artifact, vectors in zip(artifacts, encoded, strict=True):
-            scored = artifact.score(vectors, inputs, slots, pairs_NF)
-            scores.append((scored.logits_N.astype(np.float64), scored.probabilities_N.astype(np.float64)))
+            scores.append(_as_doubles(artifact.score(vectors, inputs, slots, pairs_NF)))
         labels_N = data.examples.labels_BK[row][real].astype(np.float64)
         tallies[TASKS[inputs.task]].add(str(data.users_B[row]), labels_N, scores)
     return judge(tallies, current is not None, bounds)
@@ -121,7 +120,11 @@ def judge_on_log(
         slots = catalogue[~np.isin(catalogue, list(replay.engaged.get(label.user_id, set())))]
         labels_N = (slots == replay.table.slot_by_id.get(label.item_id, 0)).astype(np.float64)
         if labels_N.any():
-            scores = [_score_label(*one, replay, label, slots) for one in zip(artifacts, encoded, strict=True)]
+            context = replay.context(label)
+            scores = [
+                _as_doubles(score_candidates(*one, replay.table, context, slots))
+                for one in zip(artifacts, encoded, strict=True)
+            ]
             tallies[label.task].add(label.user_id, labels_N, scores)
     return judge(tallies, current is not None, bounds)
 
@@ -149,7 +152,7 @@ def list_ndcg(logits_N: Floats, labels_N: Floats) -> float:
 def _judge_task(task: str, tally: Tally, has_current: bool, bounds: Bounds, rng: np.random.Generator) -> TaskVerdict:
     labels = np.concatenate(tally.labels)
     eces = [
-        calibration_error(np.concatenate(of_one), labels, np.ones(len(labels)))
+        expected_calibration_error(np.concatenate(of_one), labels, np.ones(len(labels)))
         for of_one in tally.probabilities
         if of_one
     ]
@@ -174,12 +177,7 @@ def _judge_task(task: str, tally: Tally, has_current: bool, bounds: Bounds, rng:
     )
 
 
-def _score_label(
-    artifact: Artifact, encoded: ItemVectors, replay: Replay, label: Label, slots: NDArray[np.int64]
-) -> tuple[Floats, Floats]:
-    context = replay.context(label)
-    pairs_NF = pair_matrix(replay.table, slots, context, artifact.similarities(encoded, replay.table, context, slots))
-    scored = artifact.score(encoded, request_inputs(replay.table, context), slots, pairs_NF)
+def _as_doubles(scored: Scores) -> tuple[Floats, Floats]:
     return scored.logits_N.astype(np.float64), scored.probabilities_N.astype(np.float64)
 
 

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class ItemRow(NamedTuple):
-    """One row as it was read; `changed_s` is when its invalidation came, None in a full read.
+    """One row as it was read; `changed_s` is the earliest that it can have changed, None in a full read.
 
     An empty state when the row is gone.
     """
@@ -64,7 +64,8 @@ class NearCache:
         self._report = report
         self._project = settings.feast_project.encode()
         self._known: set[str] = set()  # the very strings that were handed on: ids cost memory once
-        self._changed: dict[bytes, float] = {}
+        self._changed: dict[str, float] = {}
+        self._all_changed = False
         self._heard_s = 0.0
         self._stop = threading.Event()
         self._tried = threading.Event()
@@ -115,7 +116,7 @@ class NearCache:
             heartbeat_s = monotonic_s()
             while not self._stop.wait(REFRESH_S):
                 self._hear(listener)
-                if self._changed:
+                if self._changed or self._all_changed:
                     self._refresh(connection, listener)
                 if self._heard_s - heartbeat_s >= HEARTBEAT_S:
                     connection.ping()
@@ -124,6 +125,7 @@ class NearCache:
                     heartbeat_s = self._heard_s
         finally:
             self._changed.clear()
+            self._all_changed = False
             listener.close()
             connection.close()
             reader.close()
@@ -149,11 +151,11 @@ class NearCache:
             )
 
     def _refresh(self, connection: Any, listener: "Invalidations") -> None:
-        changed, self._changed = self._changed, {}
-        if EVERYTHING in changed:  # a rebuild; a flush, perhaps of another database of the same server
+        since_s, self._changed = self._changed, {}
+        if self._all_changed:  # a rebuild; a flush, perhaps of another database of the same server
+            self._all_changed = False
             self._read_all(connection, listener)
             return
-        since_s = {item_id: at_s for key, at_s in changed.items() if (item_id := self._item_id(key)) is not None}
         if len(self._known) + len(since_s) > MAX_ROWS:
             since_s = {item_id: at_s for item_id, at_s in since_s.items() if item_id in self._known}
         self._read(connection, since_s, since_s)
@@ -175,11 +177,13 @@ class NearCache:
             )
 
     def _hear(self, listener: "Invalidations") -> None:
-        """Remember which keys changed since it was last listened for, as if all had changed right then."""
+        """Remember which rows changed since it was last listened for, as if all had changed right then."""
         since_s, self._heard_s = self._heard_s, monotonic_s()
         for key in listener.wait(0):
-            if key == EVERYTHING or self._item_id(key) is not None:
-                self._changed.setdefault(key, since_s)
+            if key == EVERYTHING:
+                self._all_changed = True
+            elif (item_id := self._item_id(key)) is not None:
+                self._changed.setdefault(item_id, since_s)
 
     def _item_id(self, key: bytes) -> str | None:
         """The item that a key is of; None for a key of another project, and for a canary's title."""

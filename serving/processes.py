@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def _listen(address: Address) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _metrics_folder():  # type: ignore[no-untyped-def]
+def _metrics_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="nowrank-metrics-"))
     try:
         yield folder

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.model_inputs import DAYPARTS, request_inputs
+from features.model_inputs import RequestInputs, request_inputs
 from features.user import UserState
 from features.vector import Context
 from infra.clock import monotonic_s
@@ -64,15 +64,14 @@ class SharedScores:
         table = self._scorer.library.table
         inputs = request_inputs(table, context)
         cluster = model.artifact.cluster(model.vectors(len(table)), inputs)
-        daypart = context.now_ms // 3_600_000 % 24 * DAYPARTS // 24
         given = None if request.items is None else tuple(request.items)
-        asked = (context.task, context.query, context.source_item_id, context.country, daypart, given)
+        asked = (context.task, context.query, context.source_item_id, context.country, inputs.daypart, given)
         key: Key = (model.artifact.version, cluster, *asked)
         held = self._held.get(key)
         is_fresh = held is not None and monotonic_s() < held.until_s
         self._metrics.count("nowrank_scorer_answer_cache_total", result="hit" if is_fresh else "miss")
         if held is None or not is_fresh:
-            held = _Held(self._score_for_anybody(request, model, context), monotonic_s() + self._lifetime_s)
+            held = _Held(self._score_for_anybody(request, model, context, inputs), monotonic_s() + self._lifetime_s)
             self._held[key] = held
             if len(self._held) > CAPACITY:
                 self._held.popitem(last=False)
@@ -82,9 +81,11 @@ class SharedScores:
         out = {*request.blocked, *(() if include_seen or is_given else seen_titles(context.user))}
         return without(Shared(found, replace(prepared, inputs=inputs), scored), out)
 
-    def _score_for_anybody(self, request: RankRequest, model: LoadedModel, context: Context) -> Shared:
-        """Found and scored for the cluster of this member: of the member's own past only the history, which says the
-        cluster, is given to the model.
+    def _score_for_anybody(
+        self, request: RankRequest, model: LoadedModel, context: Context, inputs: RequestInputs
+    ) -> Shared:
+        """Found and scored for the cluster of this member: of the member's own past only the history in `inputs`, which
+        says the cluster, is given to the model.
         """
         table = self._scorer.library.table
         anybody = replace(context, user=UserState())
@@ -93,7 +94,7 @@ class SharedScores:
         else:
             found = given_candidates(request.items)
         prepared = self._scorer.prepare(model, anybody, table.slots(found.item_ids))
-        prepared = replace(prepared, inputs=request_inputs(table, context))
+        prepared = replace(prepared, inputs=inputs)
         return Shared(found, prepared, self._scorer.score(prepared, context.task))
 
 

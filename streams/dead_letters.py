@@ -1,7 +1,7 @@
 """Dead letters: records that could not be folded, kept with the reason.
 
-Enters: records that stage 1 or 2 refused. Leaves: JSON on the `dead-letters` topic; for an operator, a list of them,
-one in full, and the bytes sent again, as they were or repaired. Called by both stages and by `nowrank dead-letters`.
+Enters: records that a stage refused. Leaves: JSON on the `dead-letters` topic; for an operator, a list of them,
+one in full, and the bytes sent again, as they were or repaired. Called by the stages and by `nowrank dead-letters`.
 """
 
 import base64
@@ -83,8 +83,8 @@ def decode_dead_letter(value: bytes | None, place: DeadLetter) -> DeadLetter:
 
 
 def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
-    """All dead letters, oldest first, each once (a worker that restarts may have sent one twice); raises
-    `BrokerUnavailable`.
+    """All dead letters, oldest first, each once (a worker that restarts may have sent one twice), but a record that two
+    stages refused for each of their reasons; raises `BrokerUnavailable`.
 
     A record of the topic that is no dead letter comes as one of the reason `unreadable`, with its own place and bytes.
     """
@@ -100,11 +100,11 @@ def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
     except (KafkaError, ValueError, OSError) as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
     try:
-        seen: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         for record in _read_topic(consumer):
             letter = decode_dead_letter(record.value, _place_of(record))
-            if letter.name not in seen:
-                seen.add(letter.name)
+            if (letter.name, letter.reason) not in seen:
+                seen.add((letter.name, letter.reason))
                 yield letter
     except KafkaError as error:
         raise BrokerUnavailable(f"the dead letters could not be read at {settings.kafka!r}: {error}") from error

@@ -37,6 +37,7 @@ Reason = Literal[
     "empty",
     "future_timestamp",
     "poison",
+    "poison_label",
 ]
 REASONS: tuple[str, ...] = Reason.__args__  # type: ignore[attr-defined]
 

@@ -92,7 +92,9 @@ class Runtime:
         future_limit_ms = self.settings.future_limit_s * 1000
         if stage == LABELS_STAGE:
             window_ms = self.settings.label_window_s * 1000
-            return LabelStage(store, self._send_labels, self.metrics, future_limit_ms, window_ms)
+            return LabelStage(
+                store, self._send_labels, self._send_dead_letters, self.metrics, future_limit_ms, window_ms
+            )
         if stage == TARGET_STAGE:
             return TargetStage(store, self._send_dead_letters, self.metrics, cache_bytes)
         return SessionStage(

@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from features.engagement import Coordinate, Engagement
-from features.online_store import FencedStore, Row
+from features.online_store import Row
 from features.rows import USER
 from features.user import Folded, fold_user
 from infra.clock import monotonic_s, now_ms
 from infra.errors import InvalidEvent
 from infra.metrics import Metrics
 from infra.redaction import hide_ids
-from streams.checkpoints import Checkpoint, encode_checkpoint
+from streams.checkpoints import Checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta
 from streams.events import decode_record, to_engagement
@@ -32,6 +32,7 @@ from streams.stage import (
     SharedStore,
     measure_batch,
     measure_freshness,
+    move_checkpoints,
     write_until_accepted,
 )
 
@@ -97,12 +98,7 @@ class SessionStage:
             self._metrics.count("nowrank_worker_deltas_total", await self._send_deltas(deltas))
         folded_ms = now_ms()
         await self._write(decoded, changed)
-        moved = {}
-        for log, next_offset in {record.log: record.offset + 1 for record in records}.items():
-            checkpoint = self.checkpoints.setdefault(log, Checkpoint())
-            checkpoint.move_to(next_offset)
-            moved[log] = encode_checkpoint(checkpoint)
-        await self._store.call(FencedStore.write_checkpoints, STAGE, moved)
+        await move_checkpoints(self._store, STAGE, self.checkpoints, records)
         self._cache.trim()
         self._measure(records, decoded, began_s, folded_ms)
 

@@ -1,8 +1,8 @@
-"""What both stages share: records, a cache of rows, and the compare-and-set loop of one batch.
+"""What the stages share: records, a cache of rows, the compare-and-set loop of one batch, and its checkpoints.
 
 Enters: records of the logs that this worker holds. Leaves: rows in the online store and checkpoints. Called by
-`session_agent.py` and `target_agent.py`; `docs/decisions/0003-effectively-once.md` tells why each step stands where it
-does.
+`session_agent.py`, `target_agent.py` and `label_agent.py`; `docs/decisions/0001-rows-by-compare-and-set.md` tells why
+each step stands where it does.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from features.rows import RowFamily, decode_contained
 from infra.clock import monotonic_s
 from infra.errors import StoreFenced
 from infra.metrics import Metrics
+from streams.checkpoints import Checkpoint, encode_checkpoint
 
 WRITE_ATTEMPTS = 20
 FRESH_WHEN_PRODUCED_MS = 10_000
@@ -170,6 +171,16 @@ async def write_until_accepted(
         if not pending:
             return
     raise StoreFenced(f"{len(pending)} rows were refused {WRITE_ATTEMPTS} times: too many writers for the same rows")
+
+
+async def move_checkpoints(
+    store: SharedStore, stage: str, checkpoints: dict[str, Checkpoint], records: list[Record]
+) -> None:
+    """Move the checkpoints behind a batch that was applied, and write those that its records moved."""
+    ends = {record.log: record.offset + 1 for record in records}
+    for log, next_offset in ends.items():
+        checkpoints.setdefault(log, Checkpoint()).move_to(next_offset)
+    await store.call(FencedStore.write_checkpoints, stage, {log: encode_checkpoint(checkpoints[log]) for log in ends})
 
 
 def measure_freshness(

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from features.delta import Delta
-from features.online_store import FencedStore, Row
+from features.online_store import Row
 from features.rows import FOLDS, TARGET_FAMILIES, RowFamily
 from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
-from streams.checkpoints import Checkpoint, encode_checkpoint
+from streams.checkpoints import Checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta, decode_deltas
 from streams.stage import (
@@ -26,6 +26,7 @@ from streams.stage import (
     SharedStore,
     measure_batch,
     measure_freshness,
+    move_checkpoints,
     write_until_accepted,
 )
 
@@ -90,10 +91,7 @@ class TargetStage:
                 self._metrics,
                 STAGE,
             )
-        logs = {record.log for record in records}
-        await self._store.call(
-            FencedStore.write_checkpoints, STAGE, {log: encode_checkpoint(self.checkpoints[log]) for log in logs}
-        )
+        await move_checkpoints(self._store, STAGE, self.checkpoints, records)
         self._cache.trim()
         self._measure(records, by_row, began_s, folded_ms)
 

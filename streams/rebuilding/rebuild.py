@@ -3,7 +3,7 @@
 Enters: settings, and where to begin. Leaves: a new store in the place of the live one. Called by `nowrank rebuild`.
 
 The stages are the workers' own; only the sender of stage 1 sends nothing, for the deltas stand in the log (see
-`rebuild_plan.py`). Workers go on meanwhile: rounds catch up with them until little is left. After the switch they meet
+`plan.py`). Workers go on meanwhile: rounds catch up with them until little is left. After the switch they meet
 another generation, end, are started again by their supervisor and go on at the new checkpoints. An interrupted rebuild
 leaves the live store as it was.
 """

@@ -22,11 +22,11 @@ from features.engagement import Coordinate, Engagement
 from features.online_store import FencedStore, Row
 from features.rows import FOLDS, USER
 from features.user import Folded, UserState, fold_user
-from streams.checkpoints import Checkpoint, encode_checkpoint
+from streams.checkpoints import Checkpoint
 from streams.deltas import SourcedDelta, encode_deltas, partition_of
 from streams.session_agent import STAGE as SESSION_STAGE
 from streams.session_agent import Decoded, SessionStage
-from streams.stage import RowCache
+from streams.stage import RowCache, move_checkpoints
 from streams.target_agent import RowDeltas, TargetStage
 from tests.faults.simulation_network import CallFailed
 from tests.faults.simulation_poison import breaking
@@ -133,12 +133,7 @@ def _sends_go_on() -> AbstractContextManager[Any]:
 
 
 async def _checkpoint_then_write(stage: SessionStage, decoded: list[Decoded], changed: list[str]) -> None:
-    moved = {}
-    for one in decoded:
-        checkpoint = stage.checkpoints.setdefault(one.record.log, Checkpoint())
-        checkpoint.move_to(one.record.offset + 1)
-        moved[one.record.log] = encode_checkpoint(checkpoint)
-    await stage._store.call(FencedStore.write_checkpoints, SESSION_STAGE, moved)
+    await move_checkpoints(stage._store, SESSION_STAGE, stage.checkpoints, [one.record for one in decoded])
     await _REAL_WRITE(stage, decoded, changed)
 
 

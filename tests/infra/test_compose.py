@@ -16,7 +16,7 @@ from tests.infra.watched import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-WORKERS = ("session-worker", "target-worker")
+WORKERS = ("session-worker", "target-worker", "label-worker")
 OURS = ("topics", *WORKERS, "scorer", "canary", "trainer")
 ONE_SHOT = {"topics", "trainer"}
 VARIABLES = {f"NOWRANK_{spec.name.upper()}" for spec in fields(Settings)}
@@ -97,9 +97,14 @@ def test_every_lasting_service_has_a_health_check_and_comes_back() -> None:
 
 
 def test_each_stage_has_workers_that_are_alike_in_all_else() -> None:
-    session, target = map(settings_of, WORKERS)
-    assert (session.stage_names, target.stage_names) == (("session",), ("target",))
-    assert replace(session, stages="") == replace(target, stages="")
+    session, target, labels = map(settings_of, WORKERS)
+    assert [one.stage_names for one in (session, target, labels)] == [("session",), ("target",), ("labels",)]
+    assert replace(session, stages="") == replace(target, stages="") == replace(labels, stages="")
+
+
+def test_what_is_not_always_wanted_has_a_profile_of_its_own() -> None:
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {"label-worker": ["labels"], "trainer": ["train"]}
 
 
 def test_workers_scorer_and_canary_wait_for_healthy_servers_and_topics() -> None:
@@ -166,7 +171,7 @@ def test_image_holds_what_it_copies_and_every_room() -> None:
 def test_docker_compose_accepts_the_file() -> None:
     if shutil.which("docker") is None or _compose("version").returncode != 0:
         pytest.skip("docker compose is not here")
-    checked = _compose("--profile", "train", "config", "--quiet")
+    checked = _compose("--profile", "train", "--profile", "labels", "config", "--quiet")
     assert checked.returncode == 0, checked.stderr
 
 

@@ -26,6 +26,34 @@ def test_the_error_is_how_far_probabilities_are_off_on_average() -> None:
     heavier = np.array([3.0] * 10 + [1.0] * 10)
     assert expected_calibration_error(probabilities, labels, heavier) == pytest.approx((3 * 0.3 + 0.1) / 4)
     assert expected_calibration_error(np.zeros(0), np.zeros(0), np.zeros(0)) == 0.0
+    assert expected_calibration_error(probabilities, labels, np.zeros(20)) == 0.0
+
+
+def test_the_calibration_error_equals_an_example_worked_out_by_hand() -> None:
+    probabilities = np.array([0.1, 0.2, 0.6, 0.9])
+    labels = np.array([0.0, 1.0, 1.0, 1.0])
+    # Two bins of two: |.3 - 1| and |1.5 - 2|, over four.
+    assert expected_calibration_error(probabilities, labels, np.ones(4), bins=2) == pytest.approx((0.7 + 0.5) / 4)
+
+
+def test_a_weight_counts_as_many_equal_examples() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, labels = np.repeat(rng.random(40), 3), np.repeat((rng.random(40) < 0.5).astype(float), 3)
+    weighted = expected_calibration_error(probabilities[::3], labels[::3], np.full(40, 3.0), bins=4)
+    assert weighted == pytest.approx(expected_calibration_error(probabilities, labels, np.ones(120), bins=4), abs=1e-9)
+
+
+def test_shifted_probabilities_have_the_shift_as_their_error() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.uniform(0.1, 0.6, 200_000)
+    labels = (rng.random(200_000) < probabilities).astype(float)
+    error = expected_calibration_error(probabilities + 0.2, labels, np.ones(200_000))
+    assert error == pytest.approx(0.2, abs=0.01)
+
+
+def test_what_is_equally_probable_stays_in_one_bin_whatever_its_order() -> None:
+    probabilities, labels = np.full(100, 0.5), np.array([1.0] * 50 + [0.0] * 50)
+    assert expected_calibration_error(probabilities, labels, np.ones(100)) == pytest.approx(0.0)
 
 
 def test_errors_in_both_directions_do_not_cancel_across_bins() -> None:

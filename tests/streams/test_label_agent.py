@@ -10,15 +10,25 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from features.engagement import Engagement
 from features.online_store import FencedStore
 from features.rows import SHOWN, entity_prefix
+from features.shown import ShownState, fold_shown
 from infra.errors import StoreFenced
 from infra.metrics import Metrics
 from infra.settings import Settings
 from streams.checkpoints import decode_checkpoints
+from streams.dead_letters import DeadLetter
 from streams.events import Click, Engaged, Play, Ranking, ServedItem, Thumb, encode_event
-from streams.label_agent import LabelStage
-from streams.shown_labels import LogJoin, RankingLabels, decode_labels, encode_labels, newest_labels
+from streams.label_agent import POISON, LabelStage
+from streams.shown_labels import (
+    LogJoin,
+    RankingLabels,
+    decode_labels,
+    encode_labels,
+    labels_of_row,
+    newest_labels,
+)
 from streams.stage import Record, SharedStore
 
 BEGIN_MS = 1_700_000_000_000
@@ -36,12 +46,16 @@ class World:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.labels: list[RankingLabels] = []
+        self.dead: list[DeadLetter] = []
         self.crash_after_sends: int | None = None
         self._ends: dict[str, int] = {}
 
     def publish(self, event: Engaged | Ranking) -> Record:
-        offset = self._ends[event.topic] = self._ends.get(event.topic, -1) + 1
-        record = Record(event.topic, 0, offset, event.event_ts_ms, encode_event(event))
+        return self.append(event.topic, event.event_ts_ms, encode_event(event))
+
+    def append(self, topic: str, at_ms: int, value: bytes) -> Record:
+        offset = self._ends[topic] = self._ends.get(topic, -1) + 1
+        record = Record(topic, 0, offset, at_ms, value)
         self.records.append(record)
         return record
 
@@ -53,10 +67,15 @@ class World:
                 if self.crash_after_sends < 0:
                     raise Crash
 
+    async def bury(self, letters: list[DeadLetter]) -> None:
+        self.dead += letters
+
     def expected(self) -> dict[str, RankingLabels]:
-        joined = LogJoin()
+        """The labels of the log without the records that are dead letters."""
+        joined, dead = LogJoin(), {letter.name for letter in self.dead}
         for record in self.records:
-            joined.add(record)
+            if f"{record.log}-{record.offset}" not in dead:
+                joined.add(record)
         return joined.labels(WINDOW_MS)
 
 
@@ -67,7 +86,7 @@ class Worker:
         self._world = world
         self.store = FencedStore(settings.redis, PROJECT)
         self.metrics = Metrics("worker")
-        self.stage = LabelStage(SharedStore(self.store), world.send, self.metrics, 300_000, WINDOW_MS)
+        self.stage = LabelStage(SharedStore(self.store), world.send, world.bury, self.metrics, 300_000, WINDOW_MS)
         self.stage.begin(decode_checkpoints(self.store.read_checkpoints("labels")))
         self.next_offsets = {log: one.next_offset for log, one in self.stage.checkpoints.items()}
 
@@ -89,13 +108,14 @@ def take(todo: dict[str, list[Record]], draw: random.Random, count: int) -> list
     return taken
 
 
-def work(settings: Settings, world: World, seed: int = 0, batch: int = 7) -> None:
-    """A fresh worker catches up."""
+def work(settings: Settings, world: World, seed: int = 0, batch: int = 7) -> Worker:
+    """A fresh worker catches up; it has no connection any more."""
     worker = Worker(settings, world)
     try:
         asyncio.run(worker.catch_up(random.Random(seed), batch))
     finally:
         worker.store.close()
+    return worker
 
 
 def publish_some(world: World, count: int, seed: int) -> None:
@@ -220,3 +240,117 @@ def test_records_that_are_no_events_are_passed_over(settings: Settings, redis_cl
     assert newest_labels(world.labels) == world.expected()
     worker = Worker(settings, world)
     assert worker.next_offsets["clicks-1"] == 1
+
+
+def break_fold(monkeypatch: pytest.MonkeyPatch, item_id: str) -> None:
+    """A fold with a bug: a reaction to this title breaks it, after all of the work."""
+
+    def breaking(state: ShownState, log: str, engagement: Engagement, ranking_id: str | None) -> None:
+        fold_shown(state, log, engagement, ranking_id)
+        if engagement.item_id == item_id:
+            raise ZeroDivisionError(f"{engagement.user_id} breaks the fold")
+
+    monkeypatch.setattr("streams.label_agent.fold_shown", breaking)
+
+
+def dead_letters_counted(worker: Worker) -> float | None:
+    return worker.metrics.registry.get_sample_value("nowrank_worker_dead_letters_total", {"reason": POISON})
+
+
+def test_what_breaks_the_fold_is_a_dead_letter_and_every_other_record_counts(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    publish_some(world, 60, seed=8)
+    break_fold(monkeypatch, "c")
+    worker = work(settings, world, batch=20)
+    poison = [
+        record for record in world.records if b'"item_id":"c"' in (record.value or b"") and record.topic != "rankings"
+    ]
+    assert len(poison) > 3
+    assert sorted(letter.name for letter in world.dead) == sorted(f"{one.log}-{one.offset}" for one in poison)
+    assert {letter.reason for letter in world.dead} == {POISON}
+    assert dead_letters_counted(worker) == len(poison)
+    assert not [letter for letter in world.dead if "u0" in letter.message or "u1" in letter.message]
+    assert newest_labels(world.labels) == world.expected()
+    ends = {log: one.next_offset for log, one in worker.stage.checkpoints.items()}
+    assert ends == {record.log: record.offset + 1 for record in world.records}
+
+
+def test_a_repaired_fold_labels_the_dead_letters_that_are_sent_again(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    publish_some(world, 60, seed=8)
+    with monkeypatch.context() as broken:
+        break_fold(broken, "c")
+        work(settings, world, batch=20)
+    without, letters, world.dead = world.expected(), world.dead, []
+    for letter in letters:
+        world.append(letter.topic, letter.broker_ts_ms, letter.raw)
+    work(settings, world)
+    assert newest_labels(world.labels) == world.expected() != without
+
+
+def test_a_record_after_which_the_row_can_have_no_labels_is_a_dead_letter_and_stays_out_of_the_row(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(user_id: str, state: ShownState, window_ms: int) -> dict[str, RankingLabels]:
+        if any(one.item_id == "c" for reactions in state.reactions.values() for one in reactions):
+            raise KeyError("c")
+        return labels_of_row(user_id, state, window_ms)
+
+    monkeypatch.setattr("streams.label_agent.labels_of_row", breaking)
+    world = World()
+    publish_some(world, 60, seed=8)
+    work(settings, world, batch=20)
+    assert len(world.dead) > 3
+    assert newest_labels(world.labels) == world.expected()
+    monkeypatch.undo()
+    publish_some(world, 20, seed=12)  # the rows are as good as new: nothing of the poison is in them
+    work(settings, world)
+    assert newest_labels(world.labels) == world.expected()
+
+
+def test_a_row_that_can_have_no_labels_keeps_only_its_own_users_records(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    publish_some(world, 30, seed=9)
+    work(settings, world)
+
+    def breaking(user_id: str, state: ShownState, window_ms: int) -> dict[str, RankingLabels]:
+        if user_id == "u1":
+            raise KeyError("an old row")
+        return labels_of_row(user_id, state, window_ms)
+
+    monkeypatch.setattr("streams.label_agent.labels_of_row", breaking)
+    before = len(world.records)
+    publish_some(world, 30, seed=10)
+    work(settings, world)
+    users = {f"{one.log}-{one.offset}": b'"user_id":"u1"' in (one.value or b"") for one in world.records[before:]}
+    assert sorted(letter.name for letter in world.dead) == sorted(name for name, is_u1 in users.items() if is_u1)
+    assert newest_labels(world.labels) == world.expected()
+
+
+def test_a_dead_letter_counts_once_although_its_users_row_is_refused(
+    settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    publish_some(world, 40, seed=2)
+    break_fold(monkeypatch, "c")
+    zombie, by_others = Worker(settings, world), World()
+    by_others.records = world.records
+
+    async def hold(labels: list[RankingLabels]) -> None:
+        """The others work while the zombie's first message is on its way."""
+        if not by_others.labels:
+            await asyncio.to_thread(work, settings, by_others, 3)
+        await world.send(labels)
+
+    zombie.stage._send_labels = hold
+    asyncio.run(zombie.catch_up(random.Random(9), batch=100))
+    refused = zombie.metrics.registry.get_sample_value("nowrank_worker_row_conflicts_total", {"stage": "labels"})
+    assert refused is not None
+    assert refused > 0
+    assert dead_letters_counted(zombie) == len(world.dead) == len({letter.name for letter in world.dead}) > 0

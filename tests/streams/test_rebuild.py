@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from kafka import KafkaProducer
 
 from features.online_store import FencedStore, connect, parse_address, read_states
 from features.rows import ITEM, USER
@@ -22,7 +23,8 @@ from streams.progress import Advance
 from streams.rebuilding.plan import find_begin
 from streams.rebuilding.rebuild import rebuild_store
 from streams.rebuilding.spare_store import MARKER_KEY, SpareStore, with_db
-from streams.topics import create_topics
+from streams.stage import Record
+from streams.topics import DELTAS, create_topics
 from tests.faults.processes import Child, wait_until
 from tests.faults.workload import Load, Workload, send
 from tests.faults.world import World
@@ -238,6 +240,33 @@ def test_a_live_store_of_another_log_begins_anew(world: World) -> None:
     assert report.events == 0
     world.worker("after").keep()
     world.check_exact(workload)
+
+
+def last_delta_messages(world: World) -> list[Record]:
+    with LogReader(world.settings) as reader:
+        spans = [span for span in reader.spans([DELTAS]).values() if span.end > span.first]
+        return [list(reader.read_span(span))[-1] for span in spans]
+
+
+def test_what_a_worker_sends_late_of_a_replaced_log_is_found_by_verify(world: World) -> None:
+    """A delta names its log, but not which log of that name; the limit that docs/reliability.md states."""
+    send(world.settings, Workload(seed=29).take(300))
+    worker = world.worker().start()
+    world.settle()
+    worker.terminate()
+    late = last_delta_messages(world)
+    world.restart_broker()
+    send(world.settings, Workload(seed=30).take(300))
+    rebuild_store(world.settings, progress=quiet)
+    producer = KafkaProducer(bootstrap_servers=world.settings.kafka)
+    for message in late:
+        producer.send(DELTAS, message.value, partition=message.partition).get(timeout=10)
+    producer.close()
+    world.worker("after").keep()
+    world.settle()
+    report = verify_store(world.settings, quiet)
+    assert report.exit_code == 1
+    assert {one.family for one in report.differences} >= {"delta log"}
 
 
 def test_where_to_begin_is_an_offset_or_a_time(folded: World) -> None:
