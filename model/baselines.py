@@ -4,18 +4,19 @@ Enters: a `Moment`. Leaves: scores of its candidates, by setting. Called by `tun
 the evaluation.
 
 Every family has at most BUDGET settings: the same budget for each. Counts (popularity, neighbours) are live, from
-strictly earlier events, as a running system has them; what is fitted (`ease.py`) sees only the time before the part of
+strictly earlier events, as a running system has them; what is fitted (`Fitted`) sees only the time before the part of
 the log on which it is scored. Scores of zero everywhere fall back on popularity, through TIE_BREAK.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from model.moments import WINDOWS_MS, Floats, Moment
 from model.neighbours import SHRINKAGE, WINDOW
+from model.replay import Replay
 
 BUDGET = 12
 TIE_BREAK = 1e-9
@@ -36,6 +37,16 @@ class Family:
     def described(self, place: int) -> dict[str, Any]:
         """A setting with its names."""
         return dict(zip(self.names, self.grid[place], strict=True))
+
+
+class Fitted(Protocol):
+    """A family whose model is fitted to what came before: it scores by popularity until it was."""
+
+    @property
+    def family(self) -> Family: ...
+
+    def fit(self, replay: Replay, settings: Iterable[Setting]) -> None:
+        """Fit the models of some settings to the state of a replay."""
 
 
 def popularity(moment: Moment) -> Floats:

@@ -77,6 +77,12 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"leave a part of the model out, to see what it is worth: {', '.join(SWITCHES)} (may be repeated)",
     )
     parser.add_argument(
+        "--curve",
+        type=Path,
+        metavar="FOLDER",
+        help="write the losses by epoch there: curve.json, curve.md and, with matplotlib, a plot",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the artifact's card without its vocabulary, and the losses, as JSON"
     )
     parser.epilog = """the log is cut by time:
@@ -96,6 +102,7 @@ def train(args: argparse.Namespace) -> int:
     """Train UniCoRn on a log and write the artifact."""
     from model.config import TrainConfig, UnicornConfig
     from model.data_set import read_data_set
+    from model.learning_curve import write_curve
     from model.progress import shown_progress
     from model.train import train_on_data_set, train_on_log
 
@@ -119,6 +126,8 @@ def train(args: argparse.Namespace) -> int:
             derived = log.derived
             report = train_on_log(log, out_dir, config=config, budget_s=args.budget_s, progress=progress)
     card = report.card
+    if args.curve is not None:
+        write_curve(report, args.curve)
     if args.json:
         shown = {name: getattr(card, name) for name in card.__struct_fields__ if name != "vocabulary"}
         losses = {"train_losses": report.train_losses, "middle_losses": report.middle_losses}
@@ -146,6 +155,9 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quick", action="store_true", help="few labels, and of a long log only its newest part: minutes"
+    )
+    parser.add_argument(
+        "--without-sasrec", action="store_true", help="leave out the one baseline that takes minutes to fit"
     )
     parser.add_argument(
         "--resamples", type=int, default=2000, help="of the bootstrap behind the intervals (default: 2000)"
@@ -183,6 +195,7 @@ def evaluate(args: argparse.Namespace) -> int:
             resamples=args.resamples,
             seed=args.seed,
             quick=args.quick,
+            sasrec=not (args.quick or args.without_sasrec),
             progress=progress,
         )
     if args.out is not None:

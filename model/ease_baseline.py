@@ -12,9 +12,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from model.baselines import TIE_BREAK, Family
+from model.baselines import TIE_BREAK, Family, Setting
 from model.ease import count_together, ease_weights
 from model.moments import LAST_TITLES, Floats, Moment
+from model.replay import Replay
 
 LARGEST = 3000
 PENALTIES = (10.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
@@ -49,9 +50,9 @@ class FittedEase:
         grid = tuple((penalty, last) for penalty in PENALTIES for last in (None, LAST_TITLES // 2))
         self.family = Family("ease", ("penalty", "last"), grid, self._scores)
 
-    def fit(self, engaged: Iterable[set[int]], size: int, penalties: Iterable[float] = PENALTIES) -> None:
+    def fit(self, replay: Replay, settings: Iterable[Setting]) -> None:
         """Fit to what users have engaged so far."""
-        self._ease = Ease(engaged, size, penalties)
+        self._ease = Ease(replay.engaged.values(), len(replay.table), [penalty for penalty, _ in settings])
 
     def _scores(self, moment: Moment, penalty: float, last: int | None) -> Floats:
         return self._ease.scores(moment, penalty, last) if self._ease is not None else moment.plays_N * TIE_BREAK

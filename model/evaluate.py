@@ -16,10 +16,13 @@ import numpy as np
 from infra import clock
 from infra.errors import BadInput
 from model.artifact import Artifact, load_artifact
+from model.baselines import Fitted
+from model.ease_baseline import FittedEase
+from model.ials_baseline import FittedIals, has_ials
 from model.moments import Moment
 from model.outcome import RESAMPLES, task_results
 from model.progress import Progress, Silent
-from model.ranked import ModelScores, Score, rank_log
+from model.ranked import Entrants, ModelScores, Score, rank_log
 from model.replay import Replay
 from model.replay_dataset import split_by_time
 from model.roles import Parts, draw_roles
@@ -29,6 +32,8 @@ from streams.sources.log_files import newest_part
 
 QUICK_LABELS = 200
 QUICK_EVENTS = 300_000
+# An epoch of SASRec costs the product of labels and titles: half a minute for so many on one core.
+MOST_SCORES = 2_000_000_000
 
 
 def evaluate_artifact(
@@ -39,12 +44,14 @@ def evaluate_artifact(
     resamples: int = RESAMPLES,
     seed: int = 0,
     quick: bool = False,
+    sasrec: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The result by task (see `outcome.py`) with what it was measured on; without an artifact, of the baselines alone.
 
-    `quick` tests QUICK_LABELS of each task and begins with an empty state QUICK_EVENTS before the end of a longer log.
-    Raises `BadInput` when the log has no label to test on.
+    `quick` tests QUICK_LABELS of each task and begins with an empty state QUICK_EVENTS before the end of a longer log;
+    `sasrec` adds that baseline, which takes minutes, where the log is not too long. Raises `BadInput` when the log has
+    no label to test on.
     """
     progress = progress or Silent()
     begin_s = clock.monotonic_s()
@@ -60,8 +67,9 @@ def evaluate_artifact(
         raise BadInput(
             "too_few_labels", f"the log has no positive label after {parts.middle_end_ms}, where the middle part ends"
         )
+    fitted, left_out = fitted_baselines(log, parts, sasrec, seed, progress)
     make_score = (lambda replay: model_scores(artifact, replay)) if artifact is not None else None
-    ranked = rank_log(log, parts, roles, make_score, rng, progress)
+    ranked = rank_log(log, parts, roles, Entrants(make_score, fitted), rng, progress)
     progress.step("intervals", 1)
     return {
         "model_version": artifact.version if artifact is not None else None,
@@ -75,9 +83,31 @@ def evaluate_artifact(
         "resamples": resamples,
         "seed": seed,
         "tuned": ranked.tuned,
+        "baselines_left_out": left_out,
         **task_results(ranked, resamples, rng),
         "took_s": clock.monotonic_s() - begin_s,
     }
+
+
+def fitted_baselines(
+    log: Log, parts: Parts, sasrec: bool, seed: int, progress: Progress
+) -> tuple[tuple[Fitted, ...], dict[str, str]]:
+    """The baselines that are fitted, and those that are left out, with the reason."""
+    fitted: list[Fitted] = [FittedEase()]
+    left_out = {}
+    if has_ials():
+        fitted.append(FittedIals())
+    else:
+        left_out["ials"] = "the library implicit is not installed: pip install 'nowrank[evaluate]'"
+    if not sasrec:
+        left_out["sasrec"] = "not asked for"
+    elif len(log.labels) * len(log.items) > MOST_SCORES:
+        left_out["sasrec"] = f"the log is too long: labels times titles are more than {MOST_SCORES:,}"
+    else:
+        from model.sasrec_baseline import FittedSasrec
+
+        fitted.append(FittedSasrec(log, parts.train_end_ms, seed, progress))
+    return tuple(fitted), left_out
 
 
 def artifact_parts(artifact: Artifact, log: Log) -> Parts:

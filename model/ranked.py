@@ -7,6 +7,7 @@ All titles of the catalogue that the user has not engaged yet are ranked, for ev
 title the user had engaged before has no rank; how many there were is counted.
 """
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,9 +18,8 @@ from numpy.typing import NDArray
 
 from features.engagement import TASK_NAMES
 from features.text import normalise_query
-from model.baselines import EVERYWHERE, PREFIX, SOURCE_KNN, Family
+from model.baselines import EVERYWHERE, PREFIX, SOURCE_KNN, Family, Fitted
 from model.bm25 import TitleSearch
-from model.ease_baseline import FittedEase
 from model.moments import Floats, Ints, Moment, RecentCounts
 from model.progress import Progress, advancing
 from model.ranking_metrics import CUT, rank_of
@@ -43,6 +43,14 @@ class ModelScores(NamedTuple):
 Score = Callable[[Moment], ModelScores]
 # Given the replay's item table once, and then moments.
 MakeScore = Callable[[Replay], Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Entrants:
+    """What is ranked besides the baselines that only count: the model, if there is one, and what is fitted."""
+
+    make_score: MakeScore | None = None
+    fitted: tuple[Fitted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +88,44 @@ class Ranked:
 
 
 def rank_log(
-    log: Log, parts: Parts, roles: Roles, make_score: MakeScore | None, rng: np.random.Generator, progress: Progress
+    log: Log, parts: Parts, roles: Roles, entrants: Entrants, rng: np.random.Generator, progress: Progress
 ) -> Ranked:
     """Replay the log to the end of its last tested label."""
     replay = Replay(log)
-    ranker = Ranker(replay, roles, make_score(replay) if make_score is not None else None, rng)
+    ranker = Ranker(replay, roles, entrants, rng)
     sessions: set[tuple[str, str]] = set()
-    boundaries = [parts.middle_end_ms, parts.train_end_ms]
-    progress.step("evaluate", len(log.labels))
-    for label in advancing(progress, replay.labels_until(log.labels[-1].ts_ms + 1)):
-        while boundaries and label.ts_ms >= boundaries[-1]:
-            ranker.begin_part(testing=boundaries.pop() == parts.middle_end_ms)
-        role = roles.by_label.get(id(label))
-        session = (label.user_id, label.session_id)
-        if role is not None:
-            ranker.take(label, role, opens=session not in sessions)
-        sessions.add(session)
+    ends_ms = {"replay": parts.train_end_ms, "tune": parts.middle_end_ms, "test": log.labels[-1].ts_ms + 1}
+    times = [label.ts_ms for label in log.labels]
+    begin = 0
+    for name, end_ms in ends_ms.items():
+        if name != "replay":
+            ranker.begin_part(testing=name == "test")
+        end = bisect_left(times, end_ms)
+        progress.step(name, end - begin)
+        for label in advancing(progress, replay.labels_until(end_ms)):
+            role = roles.by_label.get(id(label))
+            session = (label.user_id, label.session_id)
+            if role is not None:
+                ranker.take(label, role, opens=session not in sessions)
+            sessions.add(session)
+        replay.fold_until(end_ms)
+        begin = end
     return ranker.ranked()
 
 
 class Ranker:
     """Tunes on the labels that tune, ranks those that test."""
 
-    def __init__(self, replay: Replay, roles: Roles, score: Score | None, rng: np.random.Generator) -> None:
-        self._replay, self._roles, self._score, self._rng = replay, roles, score, rng
+    def __init__(self, replay: Replay, roles: Roles, entrants: Entrants, rng: np.random.Generator) -> None:
+        self._replay, self._roles, self._rng = replay, roles, rng
+        self._score = entrants.make_score(replay) if entrants.make_score is not None else None
         self._recent = RecentCounts(replay)
-        self._ease = FittedEase()
+        self._fitted = entrants.fitted
         self._catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
         search = (PREFIX, TitleSearch(replay.table).family)
         own: dict[str, tuple[Family, ...]] = {"pre_query": (), "more_like_this": (SOURCE_KNN,), "search": search}
-        self._tuners = {task: TaskTuner((*EVERYWHERE, self._ease.family, *own[task])) for task in TASK_NAMES}
+        everywhere = (*EVERYWHERE, *(one.family for one in self._fitted))
+        self._tuners = {task: TaskTuner((*everywhere, *own[task])) for task in TASK_NAMES}
         self._rankings: dict[str, list[Ranking]] = {task: [] for task in TASK_NAMES}
         self._removed: list[Ranking] = []
         self._calibrations: dict[str, Calibration] = defaultdict(Calibration)
@@ -120,10 +136,9 @@ class Ranker:
         if testing:
             for tuner in self._tuners.values():
                 tuner.settle()
-        place = self._ease.family.name
-        chosen = [tuner.chosen[place] for tuner in self._tuners.values()] if testing else []
-        penalties = [one.family.grid[one.place][0] for one in chosen]
-        self._ease.fit(self._replay.engaged.values(), len(self._replay.table), *([penalties] if testing else []))
+        for one in self._fitted:
+            chosen = [tuner.chosen[one.family.name] for tuner in self._tuners.values()]
+            one.fit(self._replay, {of.family.grid[of.place] for of in chosen} if testing else one.family.grid)
 
     def take(self, label: Label, role: Role, opens: bool) -> None:
         """Use a label whose events are not folded yet, in its role."""

@@ -4,13 +4,12 @@ Enters: the result of `evaluate.py`. Leaves: Markdown; in a folder also JSON and
 Called by `nowrank evaluate`.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from model.plots import draw, has_plots
 from model.ranked import MODEL
 
 PLOT = "ndcg10.png"
@@ -75,7 +74,7 @@ def tuned_lines(result: dict[str, Any]) -> str:
 
 
 def preamble(result: dict[str, Any]) -> str:
-    """What was measured, in two sentences."""
+    """What was measured, on what, and without what."""
     count = result["max_labels_per_task"]
     drawn = "all" if count is None else f"at most {count}, drawn at random,"
     cut = result["labels_left_out"]
@@ -83,7 +82,8 @@ def preamble(result: dict[str, Any]) -> str:
     derived = f" {result['derived'][:1].upper()}{result['derived'][1:]}." if result["derived"] else ""
     drawn = f"{drawn[:1].upper()}{drawn[1:]} positive labels per task of the last tenth of the log"
     titles, resamples = f"{result['catalogue']:,} titles", f"{result['resamples']} resamples of users"
-    return f"{drawn}, {titles} in the catalogue, {resamples}, seed {result['seed']}.{left_out}{derived}\n"
+    without = "".join(f" Without {name}: {reason}." for name, reason in result["baselines_left_out"].items())
+    return f"{drawn}, {titles} in the catalogue, {resamples}, seed {result['seed']}.{left_out}{derived}{without}\n"
 
 
 def write_report(result: dict[str, Any], folder: Path) -> list[str]:
@@ -97,10 +97,8 @@ def write_report(result: dict[str, Any], folder: Path) -> list[str]:
     parts = [preamble(result), *(f"## {title}\n\n{table}" for title, table in tables)]
     (folder / "result.md").write_text("\n".join(parts))
     written = ["result.json", "result.md"]
-    if find_spec("matplotlib") is not None:
-        _plot(result, folder / PLOT)
-        written.append(PLOT)
-    return written
+    _plot(result, folder / PLOT)
+    return [*written, PLOT] if has_plots() else written
 
 
 def _models(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -126,15 +124,9 @@ def _verdict(means: dict[str, Any]) -> str:
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
-    matplotlib: Any = import_module("matplotlib")
-    matplotlib.use("Agg")
-    pyplot: Any = import_module("matplotlib.pyplot")
-
-    figure, axes = pyplot.subplots(1, len(result["tasks"]), figsize=(5 * len(result["tasks"]), 4), squeeze=False)
-    for axis, (task, of_task) in zip(axes[0], result["tasks"].items(), strict=True):
-        models = [(name, means["ndcg10"]) for name, means in of_task.items() if isinstance(means, dict)]
-        axis.barh([name for name, _ in models], [value for _, value in models])
-        axis.set(title=task, xlabel="NDCG@10")
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    """NDCG@10 by model, a panel for each task."""
+    with draw(path, panels=len(result["tasks"])) as panels:
+        for panel, (task, of_task) in zip(panels, result["tasks"].items(), strict=False):
+            models = [(name, means["ndcg10"]) for name, means in of_task.items() if isinstance(means, dict)]
+            panel.barh([name for name, _ in models], [value for _, value in models])
+            panel.set(title=task, xlabel="NDCG@10")

@@ -70,6 +70,7 @@ def served_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train_from_served(args: argparse.Namespace, config: "TrainConfig", settings: Settings) -> int:
     """Train on the rankings that the broker's log holds."""
+    from model.learning_curve import write_curve
     from model.progress import shown_progress
     from model.train_served import train_on_served
 
@@ -86,6 +87,8 @@ def train_from_served(args: argparse.Namespace, config: "TrainConfig", settings:
             progress=progress,
         )
     card = report.card
+    if args.curve is not None:
+        write_curve(report, args.curve)
     if args.json:
         shown = {name: getattr(card, name) for name in card.__struct_fields__ if name != "vocabulary"}
         losses = {"train_losses": report.train_losses, "middle_losses": report.middle_losses}

@@ -112,7 +112,7 @@ def test_source_knn_begins_with_the_source() -> None:
 def test_no_family_has_more_settings_than_the_budget_and_each_setting_scores_every_candidate() -> None:
     moment = _moment(make_log(), "u0", query="nig", source="t7")
     ease = FittedEase()
-    ease.fit(moment.replay.engaged.values(), len(moment.replay.table))
+    ease.fit(moment.replay, ease.family.grid)
     for family in (*EVERYWHERE, SOURCE_KNN, PREFIX, TitleSearch(moment.replay.table).family, ease.family):
         assert 1 <= len(family.grid) == len(set(family.grid)) <= BUDGET
         for place, setting in enumerate(family.grid):

@@ -8,21 +8,24 @@ import pytest
 
 from infra.errors import BadInput
 from model.artifact import load_artifact
+from model.ease_baseline import FittedEase
 from model.evaluate import artifact_parts, evaluate_artifact, log_parts, model_scores
+from model.ials_baseline import FittedIals
 from model.outcome import correct, next_overlap, task_result, user_auc
 from model.progress import Silent
-from model.ranked import MODEL, Ranked, Ranking, rank_log
+from model.ranked import MODEL, Entrants, Ranked, Ranking, rank_log
 from model.ranking_metrics import ndcg
-from model.report import result_table, slices_table, write_report
+from model.report import preamble, result_table, slices_table, write_report
 from model.roles import Parts, Roles, choose_labels, draw_roles
-from model.train import TrainReport
+from model.train import TrainReport, train_on_log
 from streams.labels import Log
+from tests.model.conftest import SMALL
 from tests.model.small_log import make_label, make_log
 
 pytestmark = pytest.mark.slow
 
 Trained = tuple[Path, TrainReport]
-BASELINES = {"popularity", "recent_popularity", "item_knn_last5", "item_knn", "session_knn", "ease", "blend"}
+BASELINES = {"popularity", "recent_popularity", "item_knn_last5", "item_knn", "session_knn", "ease", "ials", "blend"}
 OWN = {"pre_query": set(), "more_like_this": {"source_knn"}, "search": {"prefix_popularity", "bm25"}}
 EXTRAS = ("auc_user", "coverage", "gini")
 
@@ -62,6 +65,7 @@ def test_slices_are_parts_of_the_whole(result: dict[str, Any]) -> None:
 
 def test_the_report_says_where_a_difference_is_not_significant(result: dict[str, Any], tmp_path: Path) -> None:
     table = result_table(result)
+    assert "Without sasrec: not asked for." in preamble(result)
     for task, of_task in result["tasks"].items():
         assert f"| {task} | **{MODEL}** |" in table
         count = sum(isinstance(means, dict) and means.get("significant") is False for means in of_task.values())
@@ -89,9 +93,8 @@ def _rank(log: Log, artifact_dir: Path, end_ms: int) -> Ranked:
     parts = artifact_parts(artifact, log)
     before = Log(log.items, [label for label in log.labels if label.ts_ms < end_ms])
     roles = draw_roles(before, parts, 5, np.random.default_rng(0))
-    return rank_log(
-        log, parts, roles, lambda replay: model_scores(artifact, replay), np.random.default_rng(0), Silent()
-    )
+    entrants = Entrants(lambda replay: model_scores(artifact, replay), (FittedEase(), FittedIals()))
+    return rank_log(log, parts, roles, entrants, np.random.default_rng(0), Silent())
 
 
 def test_a_planted_future_event_changes_no_earlier_rank(small_log: Log, trained: Trained) -> None:
@@ -110,20 +113,21 @@ def test_a_planted_past_event_does_change_ranks(small_log: Log, trained: Trained
     earlier = Log(small_log.items, sorted([*small_log.labels, *labels], key=lambda label: label.ts_ms))
     parts = log_parts(small_log)
     plain, with_past = (
-        rank_log(log, parts, draw_roles(log, parts, 5, np.random.default_rng(0)), None, rng, Silent())
+        rank_log(log, parts, draw_roles(log, parts, 5, np.random.default_rng(0)), Entrants(), rng, Silent())
         for log, rng in ((log, np.random.default_rng(0)) for log in (small_log, earlier))
     )
     popular = [[one.ranks["popularity"] for one in ranked.rankings["pre_query"]] for ranked in (plain, with_past)]
     assert popular[0] != popular[1]
 
 
-def test_shuffled_labels_stand_nowhere_in_particular() -> None:
+def test_shuffled_labels_stand_nowhere_in_particular(tmp_path: Path) -> None:
     log = make_log(users=60)
     rng = np.random.default_rng(0)
     titles = [item.item_id for item in log.items]
     shuffled = [replace(label, item_id=titles[rng.integers(len(titles))]) for label in log.labels]
-    result = evaluate_artifact(Log(log.items, shuffled), None, resamples=10)
-    for name in BASELINES:
+    train_on_log(Log(log.items, shuffled), tmp_path / "artifact", config=SMALL)
+    result = evaluate_artifact(Log(log.items, shuffled), tmp_path / "artifact", resamples=10)
+    for name in BASELINES | {MODEL}:
         found = [of_task[name]["auc_user"] for of_task in result["tasks"].values()]
         assert np.mean(found) == pytest.approx(0.5, abs=0.12)
 
