@@ -21,31 +21,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.known_world import SIZES, fit_in, make_known_world, numbered, true_order_taus
 from features.engagement import TASK_NAMES
 from infra.clock import monotonic_s
-from model.batches import Catalogue
-from model.config import TrainConfig, UnicornConfig
-from model.fit import logits_of, standardise
+from model.config import TrainConfig
+from model.fit import logits_of
 from model.intervals import paired_interval
 from model.position_bias import CORRECTIONS, Correction
-from model.progress import Silent
-from model.served_dataset import ServedExamples, build_served, replay_of
 from model.served_fit import ServedFit
-from model.simulation.files import write_simulation
 from model.simulation.law import Floats, Law, law_with
-from model.simulation.served import read_simulated
 from model.simulation.simulator import Plan
-from model.simulation.truth_reader import TruthFolder
-from model.train_served import split_served
-from model.unicorn import Unicorn
 
 # By the default of the simulator the policy is mostly right about its members; in the other world it also promotes
 # titles for reasons of its own.
 WORLDS = {"default": (), "promoted": ("promotion_spread=1.5",)}
 PLACES = 12
 RESAMPLES = 2000
-# A small network, and steps enough: a position's part is learned in the first ones, the rest is the same for all.
-SIZES = UnicornConfig(text=16, item_id=16, genre=8, deep=64, deep_blocks=1, cross_rank=16, cross_layers=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +50,25 @@ class Trial:
 
 def run_trial(trial: Trial, folder: Path) -> dict[str, Any]:
     """Every correction's tau on the last tenth of the lists, and its paired difference from no correction."""
-    write_simulation(trial.plan, folder)
-    served, truth = read_simulated(folder), TruthFolder(folder)
-    replay = replay_of(served)
-    data = build_served(served, replay, Silent(), replay_others=True)
-    split, train, middle = split_served(data)
-    test = data.take(np.flatnonzero(data.times_ms_B >= split.middle_end_ms))
-    utilities = {request.ranking_id: request.utilities for request in truth.requests()}
-    catalogue = Catalogue.of(replay.table)
+    world = make_known_world(trial.plan, folder)
+    test, requests = world.test, world.truth_of(world.test)
     taus: dict[str, Floats] = {}
     learned: dict[str, Any] = {}
     for correction in trial.corrections:
         begin_s = monotonic_s()
-        torch.manual_seed(trial.config.seed)
-        model = Unicorn(trial.config.model, vocabulary=len(replay.table))
-        standardise(model, train.examples)
-        fit = ServedFit(model, catalogue, trial.config, correction)
-        losses = fit.run(train, middle, float("inf"), Silent())
-        taus[correction] = true_order_taus(logits_of(model, catalogue, test.examples), test, utilities)
+        fit, losses = fit_in(world, trial.config, correction)
+        taus[correction] = true_order_taus(logits_of(fit.model, world.catalogue, test.examples), requests)
         learned[correction] = {"middle_losses": losses[1], "fit_s": monotonic_s() - begin_s}
         if correction in ("position", "examination"):
             learned[correction] |= _positions(fit, trial.plan.law)
-    users = np.unique(test.users_B, return_inverse=True)[1]
+    users = numbered(test.users_B)
     rng = np.random.default_rng(trial.config.seed)
-    result: dict[str, Any] = {"lists": len(train), "tested_lists": len(test), "seed": trial.plan.seed}
+    result: dict[str, Any] = {"lists": len(world.train), "tested_lists": len(test), "seed": trial.plan.seed}
     for name, own in taus.items():
         low, high, _ = paired_interval(own - taus["none"], users, RESAMPLES, rng)
         result[name] = {"tau": float(own.mean()), "gain": float((own - taus["none"]).mean())}
         result[name] |= {"gain_low": low, "gain_high": high} | learned[name]
     return result
-
-
-def true_order_taus(logits_BK: Floats, test: ServedExamples, utilities: dict[str, list[float]]) -> Floats:
-    """Kendall's tau of each list: the share of pairs in the true order minus the share of those that are not."""
-    taus = []
-    for row, ranking_id in enumerate(test.ranking_ids):
-        true_K = np.array(utilities[ranking_id])
-        scores_K = logits_BK[row, : len(true_K)]
-        first, second = np.triu_indices(len(true_K), 1)
-        agree = np.sign(scores_K[first] - scores_K[second]) * np.sign(true_K[first] - true_K[second])
-        taus.append(agree.mean())
-    return np.array(taus)
 
 
 def _positions(fit: ServedFit, law: Law) -> dict[str, Any]:

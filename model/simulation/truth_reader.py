@@ -34,10 +34,10 @@ class TruthFolder:
         self.law = Law(**self.manifest.plan["law"])
         self.items = list(_lines(folder / ITEMS, Item))
         self.sessions = {session.session_id: session for session in _lines(folder / TRUTH_SESSIONS, SessionTruth)}
-        self._index = {item.item_id: at for at, item in enumerate(self.items)}
+        self.index = {item.item_id: at for at, item in enumerate(self.items)}
         self._words = WordIndex(self.items)
         titles = list(_lines(folder / TRUTH_TITLES, TitleTruth))
-        self._vectors_TD = np.array([title.vector for title in titles])
+        self.vectors_TD = np.array([title.vector for title in titles])
         self._available_ms_T = np.array([title.available_from_ms for title in titles])
         self._quality_T = np.array([title.quality for title in titles])
         self._swing_T = np.array([title.swing for title in titles])
@@ -60,12 +60,12 @@ class TruthFolder:
         g = request.gate if gate is None else gate
         mood_D = np.zeros(law.dimensions) if session.mood is None else np.array(session.mood)
         want_D = g * mood_D + (1 - g) * np.array(session.taste)
-        utility_T = law.match_weight * self._vectors_TD @ want_D + self._appeal(session.drift_ms)
+        utility_T = law.match_weight * self.vectors_TD @ want_D + self.appeal(session.drift_ms)
         if request.source_item_id is not None:
-            source_D = self._vectors_TD[self._index[request.source_item_id]]
-            utility_T += law.source_weight * self._vectors_TD @ source_D
+            source_D = self.vectors_TD[self.index[request.source_item_id]]
+            utility_T += law.source_weight * self.vectors_TD @ source_D
         if request.target_item_id is not None:
-            utility_T[self._index[request.target_item_id]] += law.target_weight
+            utility_T[self.index[request.target_item_id]] += law.target_weight
             utility_T += law.closeness_weight * self._words.closeness(request.meant_query or "")
         return np.asarray(utility_T)
 
@@ -73,7 +73,8 @@ class TruthFolder:
         """P(click | examined) of every title for a request, (T,)."""
         return sigmoid(self.utilities(request) - self.law.thresholds[TASK_NAMES.index(request.task)])
 
-    def _appeal(self, at_ms: int) -> Floats:
+    def appeal(self, at_ms: int) -> Floats:
+        """What every title has beside its match, (T,), at the time at which what drifts was evaluated."""
         wave_T = np.sin(2 * np.pi * at_ms / DAY_MS / self._period_days_T + self._phase_rad_T)
         age_days_T = np.maximum(0.0, (at_ms - self._available_ms_T) / DAY_MS)
         launch_T = self.law.launch_boost * np.exp(-age_days_T / self.law.launch_days)
