@@ -72,7 +72,7 @@ SWITCHES = {
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """How it is trained. The `..._labels` are about how many examples are taken, at random, from each part of the
-    log.
+    log; `averaged` is how much of the running mean of the weights stays at each step (0: only the last weights).
     """
 
     model: UnicornConfig = field(default_factory=UnicornConfig)
@@ -84,8 +84,9 @@ class TrainConfig:
     batch: int = 128
     epochs: int = 3
     patience: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.0
+    averaged: float = 0.99
     side_dropout: float = 0.15
     id_dropout: float = 0.10
     threads: int = 2

@@ -187,7 +187,7 @@ def _read_examples(path: Path, manifest: Manifest) -> Examples:
         column = table[name].combine_chunks()
         values = column.flatten() if shape else column
         # How many candidates there are differs from part to part; the other axes are the manifest's.
-        array = values.to_numpy(zero_copy_only=False).astype(np.dtype(dtype), copy=False)
+        array = np.array(values.to_numpy(zero_copy_only=False), np.dtype(dtype))
         arrays[name] = array.reshape(len(table), -1, *shape[1:]) if shape else array
     requests = {name.removeprefix("request."): arrays.pop(name) for name in list(arrays) if name.startswith("request.")}
     return Examples(requests=requests, **arrays)

@@ -23,6 +23,7 @@ from model.rank_graph import guarded
 from model.ranking_metrics import ndcg
 from model.replay_dataset import Examples
 from model.unicorn import Unicorn
+from model.weight_average import WeightAverage
 
 LEAST_SCALE = 1e-4
 LAST_RATE = 0.05
@@ -52,7 +53,8 @@ def fit(
     deadline_s: float,
     progress: Progress,
 ) -> Losses:
-    """Adam on binary cross entropy until the middle part's loss stops falling; the best weights stay.
+    """Adam on binary cross entropy until the middle part's loss stops falling; the best weights stay, each the mean of
+    the newest steps.
 
     `parts` are the training and the middle part. No epoch begins that would not end before `deadline_s` of the
     monotonic clock. Returns both losses by epoch.
@@ -66,6 +68,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(LAST_RATE, 1 - step / steps))
     rng = np.random.default_rng(config.seed)
     losses: Losses = ([], [])
+    average = WeightAverage(model, config.averaged)
     best = model.state_dict()
     for epoch in range(config.epochs):
         begin_s = clock.monotonic_s()
@@ -79,15 +82,16 @@ def fit(
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_LIMIT)
             optimiser.step()
+            average.update(model)
             schedule.step()
             total += loss.item()
             progress.advance()
         losses[0].append(total / batches)
-        losses[1].append(mean_loss(model, catalogue, middle))
+        losses[1].append(mean_loss(average.mean, catalogue, middle))
         progress.note(f"loss {losses[0][-1]:.4f}, middle part {losses[1][-1]:.4f}")
         best_epoch = int(np.argmin(losses[1]))
         if best_epoch == epoch:
-            best = copy.deepcopy(model.state_dict())
+            best = copy.deepcopy(average.mean.state_dict())
         now_s = clock.monotonic_s()
         if epoch - best_epoch >= config.patience or now_s + (now_s - begin_s) > deadline_s:
             break

@@ -23,7 +23,7 @@ from model.config import TrainConfig
 from model.data_set import DataSet
 from model.ease import fit_ease
 from model.export import write_graphs
-from model.fit import calibrate, fit, logits_of, sampled_ndcg, standardise
+from model.fit import Losses, calibrate, fit, logits_of, sampled_ndcg, standardise
 from model.progress import Progress, Silent
 from model.replay import Replay
 from model.replay_dataset import Examples, Split, build_examples, split_by_time
@@ -77,14 +77,8 @@ def train_on_data_set(
     """Train on a data set and write the artifact to `out_dir`, in `budget_s` as `train_on_log` does; `data_s` is what
     it took to build or read the data set.
     """
-    progress = progress or Silent()
     begin_s = clock.monotonic_s()
-    catalogue = Catalogue.of(data.table)
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.threads)
-    model = Unicorn(config.model, vocabulary=len(data.table))
-    standardise(model, data.train)
-    losses = fit(model, catalogue, (data.train, data.middle), config, begin_s + budget_s, progress)
+    model, catalogue, losses = fit_network(data, config, begin_s + budget_s, progress or Silent())
     logits_BK = logits_of(model, catalogue, data.calibration)
     counts = {"labels": len(data.train), "middle_labels": len(data.middle), "epochs": len(losses[0])}
     ndcg10 = sampled_ndcg(logits_BK, data.calibration)
@@ -103,6 +97,19 @@ def train_on_data_set(
         },
     )
     return TrainReport(card, *losses, data_s, clock.monotonic_s() - begin_s)
+
+
+def fit_network(
+    data: DataSet, config: TrainConfig, deadline_s: float, progress: Progress
+) -> tuple[Unicorn, Catalogue, Losses]:
+    """A network that has learned from a data set, the titles as it takes them, and both losses by epoch."""
+    catalogue = Catalogue.of(data.table)
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.threads)
+    model = Unicorn(config.model, vocabulary=len(data.table))
+    standardise(model, data.train)
+    losses = fit(model, catalogue, (data.train, data.middle), config, deadline_s, progress)
+    return model, catalogue, losses
 
 
 def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress | None = None) -> DataSet:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train history": ("model.history.commands", "train a history encoder: a user's whole past as one vector"),
     "promote": ("model.served_commands", "put a new artifact in the current one's place, if it is not worse"),
     "evaluate": ("model.commands", "evaluate an artifact on the last days of a log"),
+    "ablate": ("model.ablation.commands", "say what each part of the model is worth: many networks, one data set"),
     "evaluate history": ("model.history.commands", "compare trained history encoders, user by user"),
     "scorer": ("serving.commands", "run the scorer"),
     "rank": ("serving.commands", "ask the scorer for a ranking"),

@@ -1,0 +1,94 @@
+"""Networks: one variant with one seed learns from the data set and ranks the recorded requests.
+
+Enters: a data set, recorded requests, a variant. Leaves: `Ranks`, kept as a file beside the weights, so that work that
+was interrupted goes on where it stopped. Called by `study.py`.
+
+legend: B requests
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from features.engagement import TASK_NAMES
+from model.ablation.requests import Recorded
+from model.ablation.variants import FULL, SHUFFLED, Variant
+from model.batches import Catalogue, batch_inputs
+from model.config import TrainConfig
+from model.data_set import DataSet
+from model.progress import Progress, advancing
+from model.rank_graph import guarded
+from model.ranking_metrics import rank_of
+from model.train import fit_network
+from model.unicorn import Unicorn
+
+Floats = NDArray[np.float64]
+# Ranks by variant: what one training gives. The whole network ranks the requests with their sessions shuffled too.
+Ranks = dict[str, Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all networks of a study learn from and rank, how, and where they are kept."""
+
+    data: DataSet
+    recorded: Recorded
+    config: TrainConfig
+    folder: Path
+
+
+def ranks_of_network(plan: Plan, variant: Variant, seed: int, progress: Progress) -> Ranks:
+    """The ranks of one variant and seed, from the folder or from a new training."""
+    path = plan.folder / f"{variant.slug}-{seed}.npz"
+    if not path.is_file():
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        ranks = _train_and_rank(plan, variant, seed, progress)
+        staging = path.with_suffix(".part.npz")
+        np.savez(staging, **ranks)  # type: ignore[arg-type]
+        staging.rename(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _train_and_rank(plan: Plan, variant: Variant, seed: int, progress: Progress) -> Ranks:
+    recorded = plan.recorded
+    config = replace(plan.config, model=variant.sizes(plan.config.model), seed=seed)
+    tasks = np.array([int(TASK_NAMES[task]) for task in recorded.names.tasks])
+    wanted: list[int | None] = [*sorted(set(tasks.tolist()))] if variant.per_task else [None]
+    ranks: Ranks = {variant.name: np.zeros(len(recorded))}
+    if variant.name == FULL:
+        ranks[SHUFFLED] = np.zeros(len(recorded))
+    for task in wanted:
+        data = plan.data if task is None else _of_task(plan.data, task)
+        model, catalogue, _ = fit_network(data, config, inf, progress)
+        weights = f"{variant.slug}-{seed}.pt" if task is None else f"{variant.slug}-{seed}-{task}.pt"
+        torch.save(model.state_dict(), plan.folder / weights)
+        rows = np.arange(len(recorded)) if task is None else np.flatnonzero(tasks == task)
+        for name, ranks_B in ranks.items():
+            progress.step(f"rank {name}, seed {seed}", len(rows))
+            ranks_B[rows] = list(advancing(progress, _ranks(model, catalogue, recorded, rows, name == SHUFFLED)))
+    return ranks
+
+
+def _of_task(data: DataSet, task: int) -> DataSet:
+    """The data set with nothing but one task's examples."""
+    train, middle = (part.take(np.flatnonzero(part.requests["task"] == task)) for part in (data.train, data.middle))
+    return replace(data, train=train, middle=middle)
+
+
+@torch.no_grad()
+def _ranks(
+    model: Unicorn, catalogue: Catalogue, recorded: Recorded, rows: NDArray[np.int64], shuffled: bool
+) -> Iterator[float]:
+    """Where the right title stands among all candidates, scored as it is served."""
+    encoded = catalogue.encode(model)
+    for row in rows.tolist():
+        inputs = batch_inputs(recorded.examples(row, shuffled), *encoded)
+        is_search = recorded.names.tasks[row] == "search"
+        ranking = guarded(model, *inputs) if is_search else model(*inputs)
+        yield rank_of(ranking.logits[0].numpy(), int(recorded.own_B[row]))

@@ -1,0 +1,95 @@
+"""The report of a study: tables and a plot for people.
+
+Enters: the result of `study.py`. Leaves: Markdown; in a folder also JSON and, where matplotlib is installed, a plot.
+Called by `nowrank ablate`.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+PLOT = "differences.png"
+
+
+def preamble(result: dict[str, Any]) -> str:
+    """What was measured, in a few sentences."""
+    labels = ", ".join(f"{count:,} {task}" for task, count in result["labels"].items())
+    derived = f" {result['derived'][:1].upper()}{result['derived'][1:]}." if result["derived"] else ""
+    seeds = "1 seed: the network itself may be a lucky one" if result["seeds"] == 1 else f"{result['seeds']} seeds"
+    return (
+        f"{result['train_labels']:,} training labels, at most {result['epochs']} epochs, {seeds}; tested: {labels} "
+        f"labels of {result['users']:,} users, {result['catalogue']:,} titles in the catalogue, "
+        f"{result['resamples']:,} resamples of users; Holm over {len(result['comparisons'])} differences.{derived}\n"
+    )
+
+
+def models_table(result: dict[str, Any]) -> str:
+    """NDCG@10 by model and task, the mean over seeds and their standard deviation, as Markdown."""
+    tasks = list(result["labels"])
+    lines = [f"| NDCG@10 | {' | '.join(tasks)} |", f"| --- |{' --- |' * len(tasks)}"]
+    for name, of_model in result["models"].items():
+        cells = [_mean(of_model[task]) if task in of_model else "" for task in tasks]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def comparisons_table(result: dict[str, Any]) -> str:
+    """Each difference with its interval and the corrected verdict, as Markdown."""
+    lines = [
+        "| group | task | difference, NDCG@10 | labels | mean | 95 % | after Holm |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in result["comparisons"]:
+        verdict = f"p {one['p_holm']:.3f}" if one["significant"] else "not significant"
+        lines.append(
+            f"| {one['group']} | {one['task']} | {_title(one)} | {one['labels']} | {one['difference']:+.3f} | "
+            f"{one['low']:+.3f} .. {one['high']:+.3f} | {verdict} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_study(result: dict[str, Any], folder: Path) -> list[str]:
+    """Write `result.json`, `result.md` and, where matplotlib is installed, a plot; the names of what was written."""
+    (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    parts = [preamble(result), f"## Differences\n\n{comparisons_table(result)}", f"## Models\n\n{models_table(result)}"]
+    (folder / "result.md").write_text("\n".join(parts))
+    written = ["result.json", "result.md"]
+    if find_spec("matplotlib") is not None:
+        _plot(result, folder / PLOT)
+        written.append(PLOT)
+    return written
+
+
+def _mean(of_task: dict[str, Any]) -> str:
+    deviation = of_task["deviation"]
+    return f"{of_task['ndcg10']:.3f}" + (f" (± {deviation:.3f})" if deviation is not None else "")
+
+
+def _title(one: dict[str, Any]) -> str:
+    inside = f", {one['inside'].replace('_', ' ')}" if one["inside"] else ""
+    return f"{one['of']} - {one['minus']}{inside}"
+
+
+def _plot(result: dict[str, Any], path: Path) -> None:
+    matplotlib: Any = import_module("matplotlib")
+    matplotlib.use("Agg")
+    pyplot: Any = import_module("matplotlib.pyplot")
+
+    tasks = list(result["labels"])
+    rows = max(sum(one["task"] == task for one in result["comparisons"]) for task in tasks)
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=(6 * len(tasks), 1 + 0.35 * rows), squeeze=False)
+    for axis, task in zip(axes[0], tasks, strict=True):
+        found = [one for one in reversed(result["comparisons"]) if one["task"] == task]
+        for place, one in enumerate(found):
+            colour = "C0" if one["significant"] else "0.6"
+            axis.plot([one["low"], one["high"]], [place, place], color=colour)
+            axis.plot([one["difference"]], [place], "o", color=colour)
+        axis.axvline(0.0, color="0.3", linewidth=0.8)
+        axis.set_yticks(range(len(found)), [_title(one) for one in found], fontsize=8)
+        axis.set(title=task, xlabel="NDCG@10, 95 %; grey: not significant")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
