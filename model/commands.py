@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from infra.errors import BadInput
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
 from model.log_arguments import add_log_arguments, log_of
@@ -83,6 +84,12 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the losses by epoch there: curve.json, curve.md and, with matplotlib, a plot",
     )
     parser.add_argument(
+        "--history-encoder",
+        metavar="RUN",
+        help="begin the titles' vectors from those of a run of `nowrank train history LOG --part train`, of the same "
+        "log (default: at random)",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print the artifact's card without its vocabulary, and the losses, as JSON"
     )
     parser.epilog = """the log is cut by time:
@@ -95,6 +102,7 @@ examples:
   nowrank dataset events.parquet --out built && nowrank train --dataset built
   nowrank train --without crossing --without counts --out /models/plain
   nowrank train --personalisation clusters --out /models/cacheable
+  nowrank train history --part train --out runs/hstu && nowrank train --history-encoder runs/hstu
   nowrank train --from served --out build/candidate && nowrank promote build/candidate"""
 
 
@@ -111,10 +119,14 @@ def train(args: argparse.Namespace) -> int:
     sizes = UnicornConfig(personalisation=Personalisation(args.personalisation))
     switched: dict[str, Any] = {SWITCHES[part]: False for part in args.without}
     sizes = dataclasses.replace(sizes, **switched)
-    config = TrainConfig(model=sizes, seed=args.seed, threads=args.threads)
+    config = TrainConfig(model=sizes, seed=args.seed, threads=args.threads, history_encoder=args.history_encoder)
     if args.labels is not None:
         config = dataclasses.replace(config, train_labels=args.labels)
     if args.source == SERVED:
+        if args.history_encoder is not None:
+            raise BadInput(
+                "no_log", f"--history-encoder takes a log; with --from {SERVED} there is none to cut by time"
+            )
         return train_from_served(args, config, settings)
     with shown_progress() as progress:
         if args.dataset is not None:

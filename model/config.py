@@ -72,7 +72,8 @@ SWITCHES = {
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """How it is trained. The `..._labels` are about how many examples are taken, at random, from each part of the
-    log; `averaged` is how much of the running mean of the weights stays at each step (0: only the last weights).
+    log; `averaged` is how much of the running mean of the weights stays at each step (0: only the last weights);
+    `history_encoder` is the folder of a run whose item vectors the titles begin with (`pretrained.py`).
     """
 
     model: UnicornConfig = field(default_factory=UnicornConfig)
@@ -91,3 +92,4 @@ class TrainConfig:
     id_dropout: float = 0.10
     threads: int = 2
     seed: int = 0
+    history_encoder: str | None = None

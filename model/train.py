@@ -24,6 +24,7 @@ from model.data_set import DataSet
 from model.ease import fit_ease
 from model.export import write_graphs
 from model.fit import Losses, calibrate, fit, logits_of, sampled_ndcg, standardise
+from model.pretrained import Pretrained, read_pretrained
 from model.progress import Progress, Silent
 from model.replay import Replay
 from model.replay_dataset import Examples, Split, build_examples, split_by_time
@@ -78,7 +79,11 @@ def train_on_data_set(
     it took to build or read the data set.
     """
     begin_s = clock.monotonic_s()
-    model, catalogue, losses = fit_network(data, config, begin_s + budget_s, progress or Silent())
+    pretrained = None
+    if config.history_encoder is not None:
+        pretrained = read_pretrained(Path(config.history_encoder), data, config.model.vector)
+        config = pretrained.sized(config)
+    model, catalogue, losses = fit_network(data, config, begin_s + budget_s, progress or Silent(), pretrained)
     logits_BK = logits_of(model, catalogue, data.calibration)
     counts = {"labels": len(data.train), "middle_labels": len(data.middle), "epochs": len(losses[0])}
     ndcg10 = sampled_ndcg(logits_BK, data.calibration)
@@ -92,7 +97,9 @@ def train_on_data_set(
             "vocabulary": tuple(data.table.ids),
             "calibration": calibrate(logits_BK, data.calibration, len(Task)),
             "config": asdict(config),
-            "training": counts | {"shift_ms": data.shift_ms} | asdict(data.split),
+            "training": counts
+            | {"shift_ms": data.shift_ms, "history_encoder": pretrained.identity if pretrained is not None else None}
+            | asdict(data.split),
             "metrics": {"middle_loss": min(losses[1]), "middle_sampled_ndcg10": ndcg10},
         },
     )
@@ -100,13 +107,15 @@ def train_on_data_set(
 
 
 def fit_network(
-    data: DataSet, config: TrainConfig, deadline_s: float, progress: Progress
+    data: DataSet, config: TrainConfig, deadline_s: float, progress: Progress, pretrained: Pretrained | None = None
 ) -> tuple[Unicorn, Catalogue, Losses]:
     """A network that has learned from a data set, the titles as it takes them, and both losses by epoch."""
     catalogue = Catalogue.of(data.table)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
     model = Unicorn(config.model, vocabulary=len(data.table))
+    if pretrained is not None:
+        pretrained.begin(model)
     standardise(model, data.train)
     losses = fit(model, catalogue, (data.train, data.middle), config, deadline_s, progress)
     return model, catalogue, losses

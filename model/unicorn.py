@@ -34,6 +34,8 @@ COLUMN_LIMIT = 10.0
 DOTS = 4
 # Where training begins: about one title in a thousand is the one.
 RARE_LOGIT = -7.0
+# How far from 0 the embeddings of ids begin.
+ID_SCALE = 0.3
 
 
 class Request(NamedTuple):
@@ -112,7 +114,7 @@ class TargetEncoder(nn.Module):
         self.vector = nn.Linear(config.item_id + config.text + config.genre, config.vector)
         self.bias = nn.Linear(config.item_id + config.text + config.genre, 1)
         with torch.no_grad():
-            self.item_id.weight.mul_(0.3)
+            self.item_id.weight.mul_(ID_SCALE)
 
     def forward(self, index_V: Tensor, title_tokens_VQ: Tensor, genre_tokens_VG: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors (V, D) and biases (V,)."""

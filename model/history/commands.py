@@ -5,21 +5,32 @@ Enters: parsed arguments. Leaves: a folder, figures, an exit code. Called by `no
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from infra.errors import BadInput
+from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
+from model.log_arguments import add_log_arguments, log_of
+
+if TYPE_CHECKING:
+    from model.history.histories import Histories
 
 CORE = 5
+ALL, TRAIN = "all", "train"
 
 
 def train_history_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank train history`."""
     sizes, training = EncoderConfig(), TrainingConfig()
     add = parser.add_argument
-    add("data", type=Path, help="a folder with MovieLens in order: ratings_ordered.tsv.gz")
+    add_log_arguments(parser)
+    add("--part", choices=[ALL, TRAIN], default=ALL, help="train: of the log only what `nowrank train` trains on, "
+        "so that `--history-encoder` can begin from the run without a look ahead (default: all)")  # fmt: skip
     add("--out", type=Path, required=True, metavar="FOLDER", help="the folder of the run")
+    add("--join", type=Path, nargs="+", metavar="RUN", help="train nothing: put the encoders of these runs over "
+        "the same data side by side, their scores added")  # fmt: skip
     add("--encoder", choices=["sasrec", "hstu"], default=sizes.encoder, help="(default: %(default)s)")
     add("--windows", choices=["on", "off"], default="off", help="train on sliding windows of the whole history, or on "
         "the newest engagements only (default: off)")  # fmt: skip
@@ -40,23 +51,29 @@ def train_history_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}", type=int, default=getattr(training, name), help="(default: %(default)s)")
     for name in ("learning-rate", "weight-decay"):
         add(f"--{name}", type=float, default=getattr(training, name.replace("-", "_")), help="(default: %(default)s)")
-    parser.epilog = """each user's last engagement is the test, the one before it the validation, the rest trains;
+    parser.epilog = """LOG may also be a folder with MovieLens in order, without times: ratings_ordered.tsv.gz;
+each user's last engagement is the test, the one before it the validation, the rest trains;
 the whole catalogue is ranked, less what the user has engaged with before; validation decides when to stop
 
 examples:
+  nowrank train history movielens-100k --part train --out runs/for-unicorn
   nowrank train history ~/ml-1m --encoder hstu --windows on --out runs/hstu
-  nowrank train history ~/ml-1m --out runs/sasrec --resume --budget-s 3600"""
+  nowrank train history ~/ml-1m --out runs/sasrec --resume --budget-s 3600
+  nowrank train history ~/ml-1m --join runs/sasrec runs/hstu --out runs/both"""
 
 
 def train_history(args: argparse.Namespace) -> int:
     """Train a history encoder, or go on training it, and test it."""
-    from model.history.histories import load_movielens_order
-    from model.history.train import Order, train_and_test
+    from model.history.train import Order, join_and_test, train_and_test
     from model.progress import shown_progress
 
-    order = Order(args.out, _config(vars(args)), args.budget_s, args.resume)
-    with shown_progress() as progress:
-        result = train_and_test(load_movielens_order(args.data, args.core), order, progress)
+    histories, before_ms = _histories(args)
+    if args.join is not None:
+        result = join_and_test(histories, args.join, args.out)
+    else:
+        order = Order(args.out, _config(vars(args)), args.budget_s, args.resume, before_ms)
+        with shown_progress() as progress:
+            result = train_and_test(histories, order, progress)
     found = result.test
     print(
         f"{args.out}: test HR@10 {found['hr10']:.4f}, NDCG@10 {found['ndcg10']:.4f} over {result.users:,} users and "
@@ -66,8 +83,24 @@ def train_history(args: argparse.Namespace) -> int:
     return 0
 
 
+def _histories(args: argparse.Namespace) -> "tuple[Histories, int | None]":
+    """The histories, and before when of the log's own time they end if they were cut."""
+    from model.history.histories import MOVIELENS_FILE, histories_of_log, load_movielens_order
+    from model.replay_dataset import split_by_time
+
+    if (Path(args.log) / MOVIELENS_FILE).is_file():
+        if args.part == TRAIN:
+            raise BadInput("no_times", f"{args.log} holds an order without times, so no part by time: --part {ALL}")
+        return load_movielens_order(Path(args.log), args.core), None
+    log = log_of(args, load_settings())
+    if args.part == ALL or not log.labels:
+        return histories_of_log(log, args.core), None
+    end_ms = split_by_time(log).train_end_ms
+    return histories_of_log(log, args.core, end_ms), end_ms - log.shift_ms
+
+
 def _config(given: dict[str, Any]) -> TrainingConfig:
-    sizes = {name: given[name] for name in EncoderConfig.__struct_fields__ if name != "timed"}
+    sizes = {name: given[name] for name in EncoderConfig.__struct_fields__ if name not in ("timed", "parts")}
     rest = {name: given[name] for name in TrainingConfig.__struct_fields__ if name not in ("model", "windows")}
     return TrainingConfig(model=EncoderConfig(**sizes), windows=given["windows"] == "on", **rest)
 

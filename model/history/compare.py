@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from infra.errors import BadInput
+from model.history.config import EncoderConfig
 from model.history.run_folder import Result, load_result
 from model.intervals import Interval, paired_interval
 from model.ranking_metrics import hit, ndcg
@@ -71,7 +72,7 @@ def comparison_table(compared: Sequence[Compared]) -> str:
         metrics = result.test if one.part == "test" else result.validation
         cells = [
             one.run,
-            f"{result.config.model.encoder}, {result.config.model.blocks} blocks, length {result.config.model.length}",
+            _described(result.config.model),
             "on" if result.config.windows else "off",
             f"{result.best_epoch + 1} of {result.epochs}",
             f"{result.cpu_s:.0f}",
@@ -82,6 +83,11 @@ def comparison_table(compared: Sequence[Compared]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _described(sizes: EncoderConfig) -> str:
+    kinds = " + ".join(part.encoder for part in sizes.parts) or sizes.encoder
+    return f"{kinds}, {sizes.blocks} blocks, length {sizes.length}"
 
 
 def _difference(difference: Difference | None) -> str:

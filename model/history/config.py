@@ -9,7 +9,7 @@ import msgspec
 
 from infra.errors import BadInput
 
-Encoder = Literal["sasrec", "hstu"]
+Encoder = Literal["sasrec", "hstu", "joined"]
 
 
 def _require(holds: bool, rule: str) -> None:
@@ -19,7 +19,8 @@ def _require(holds: bool, rule: str) -> None:
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The sizes of an encoder. `temperature` None: scores are inner products; otherwise cosines divided by it.
-    `timed`: it learned from times, so it reads them; the training sets it by its histories.
+    `timed`: it learned from times, so it reads them; the training sets it by its histories. `parts`: what a joined
+    encoder is made of.
     """
 
     encoder: Encoder = "sasrec"
@@ -30,6 +31,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True):
     dropout: float = 0.2
     temperature: float | None = None
     timed: bool = False
+    parts: "tuple[EncoderConfig, ...]" = ()
 
     def __post_init__(self) -> None:
         _require(

@@ -1,7 +1,7 @@
 """Histories: what each user engaged with, in order, as item indices.
 
-Enters: (item index, time) by user, or a MovieLens file that holds the order only. Leaves: `Histories`, and what is held
-out of them. Called by the commands; the encoders and the training see nothing of where a log came from.
+Enters: (item index, time) by user, a log, or a MovieLens file that holds the order only. Leaves: `Histories`, and what
+is held out of them. Called by the commands; the encoders and the training see nothing of where a log came from.
 
 legend: N engagements of all users in one line, U users; item index 0 is padding, titles count from 1
 """
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.errors import BadInput
+from streams.labels import Log
 
 Ints = NDArray[np.int64]
 
@@ -26,7 +27,8 @@ LEAST_EVENTS = 3
 MOVIELENS_FILE = "ratings_ordered.tsv.gz"
 MOVIELENS_COLUMNS = ["user_id", "pos", "movie_id", "rating"]
 
-Pairs = Iterable[tuple[str, str]]
+# A user, a title, and the time in seconds where it is known.
+Row = tuple[str, str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,21 +132,29 @@ def load_movielens_order(folder: Path, core: int) -> Histories:
             ordered = sorted((int(user), int(place), movie) for user, place, movie, _ in rows)
         except ValueError as error:
             raise BadInput("wrong_line", f"{path} holds a line that is not {MOVIELENS_COLUMNS}: {error}") from error
-    return _indexed(_core([(str(user), movie) for user, _, movie in ordered], core))
+    return _indexed(_core([(str(user), movie, None) for user, _, movie in ordered], core))
 
 
-def _core(pairs: list[tuple[str, str]], least: int) -> list[tuple[str, str]]:
+def histories_of_log(log: Log, core: int, before_ms: int | None = None) -> Histories:
+    """A log with its times, every label an engagement, in the order of the labels; with `before_ms` only what came
+    before it. Users and titles are left out as from a MovieLens file.
+    """
+    labels = [label for label in log.labels if before_ms is None or label.ts_ms < before_ms]
+    return _indexed(_core([(label.user_id, label.item_id, label.ts_ms // 1000) for label in labels], core))
+
+
+def _core(rows: list[Row], least: int) -> list[Row]:
     while True:
-        users, titles = Counter(user for user, _ in pairs), Counter(title for _, title in pairs)
-        kept = [(user, title) for user, title in pairs if users[user] >= least and titles[title] >= least]
-        if len(kept) == len(pairs):
+        users, titles = Counter(user for user, _, _ in rows), Counter(title for _, title, _ in rows)
+        kept = [row for row in rows if users[row[0]] >= least and titles[row[1]] >= least]
+        if len(kept) == len(rows):
             return kept
-        pairs = kept
+        rows = kept
 
 
-def _indexed(pairs: Pairs) -> Histories:
+def _indexed(rows: Iterable[Row]) -> Histories:
     index: dict[str, int] = {}
     by_user: dict[str, list[tuple[int, int | None]]] = {}
-    for user, title in pairs:
-        by_user.setdefault(user, []).append((index.setdefault(title, len(index) + 1), None))
+    for user, title, time_s in rows:
+        by_user.setdefault(user, []).append((index.setdefault(title, len(index) + 1), time_s))
     return Histories.of(by_user, list(index))

@@ -25,6 +25,7 @@ from infra.errors import ArtifactInvalid
 from model.history.config import TrainingConfig
 from model.history.encoder import HistoryEncoder
 from model.history.fit import Point, Run, Weights, new_encoder, new_run
+from model.history.joined import Joined
 
 T = TypeVar("T")
 
@@ -57,11 +58,14 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class EncoderCard(msgspec.Struct, frozen=True):
-    """The JSON in an encoder's header; `titles[i - 1]` is the id of item index i."""
+    """The JSON in an encoder's header; `titles[i - 1]` is the id of item index i. What it saw came before `before_ms`
+    of the log's own time; None: the run did not ask for a cut.
+    """
 
     config: TrainingConfig
     histories: str
     titles: tuple[str, ...]
+    before_ms: int | None = None
 
 
 def save_checkpoint(folder: Path, run: Run, histories: str) -> None:
@@ -91,15 +95,16 @@ def load_checkpoint(folder: Path) -> tuple[Run, str]:
     return run, header.histories
 
 
-def save_encoder(folder: Path, run: Run, card: EncoderCard) -> None:
-    """Write the best weights."""
-    _save(folder / ENCODER, run.best, card)
+def save_encoder(folder: Path, weights: Weights, card: EncoderCard) -> None:
+    """Write the weights of a trained encoder."""
+    _save(folder / ENCODER, weights, card)
 
 
-def load_encoder(folder: Path) -> tuple[HistoryEncoder, EncoderCard]:
+def load_encoder(folder: Path) -> tuple[HistoryEncoder | Joined, EncoderCard]:
     """A trained encoder, ready to encode, and its card; raises `ArtifactInvalid` when there is none."""
     weights, card = _load(folder / ENCODER, EncoderCard)
-    model = new_encoder(card.config.model, len(card.titles))
+    sizes, titles = card.config.model, len(card.titles)
+    model = Joined(sizes, titles) if sizes.parts else new_encoder(sizes, titles)
     model.load_state_dict(weights)
     model.eval()
     return model, card

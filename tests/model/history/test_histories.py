@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from infra.errors import BadInput
-from model.history.histories import Histories, leave_one_out, load_movielens_order
+from model.history.histories import Histories, histories_of_log, leave_one_out, load_movielens_order
+from model.replay_dataset import split_by_time
+from tests.model.small_log import make_log
 
 SAMPLE = [
     ("2", 0, "30"), ("1", 1, "10"), ("1", 0, "20"), ("1", 2, "30"), ("2", 1, "10"), ("2", 10, "20"), ("2", 2, "99"),
@@ -74,3 +76,17 @@ def test_only_equal_histories_share_a_fingerprint() -> None:
     timed = Histories.of({"a": [(1, 1), (2, 2)]}, ["x", "y"])
     assert one.fingerprint() == same.fingerprint()
     assert len({one.fingerprint(), other.fingerprint(), timed.fingerprint()}) == 3
+
+
+def test_a_log_cut_by_time_gives_what_came_before_with_its_times() -> None:
+    log = make_log(users=6)
+    cut_ms = split_by_time(log).train_end_ms
+    cut, whole = histories_of_log(log, core=1, before_ms=cut_ms), histories_of_log(log, core=1)
+    seen = [label for label in log.labels if label.ts_ms < cut_ms]
+    assert len(cut.items_N) == len(seen) < len(whole.items_N) == len(log.labels)
+    expected: dict[str, list[str]] = {}
+    for label in seen:
+        expected.setdefault(label.user_id, []).append(label.item_id)
+    assert by_user(cut) == expected
+    assert cut.times_N is not None
+    assert sorted(cut.times_N.tolist()) == [label.ts_ms // 1000 for label in seen]

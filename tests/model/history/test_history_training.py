@@ -16,7 +16,7 @@ from model.history.fit import new_encoder, rate_at
 from model.history.histories import Histories, load_movielens_order
 from model.history.ranking import ranks_of
 from model.history.run_folder import CHECKPOINT, Point, curve_table, load_encoder, load_result
-from model.history.train import Order, train_and_test
+from model.history.train import Order, join_and_test, train_and_test
 from model.progress import Silent
 
 CYCLE = 30
@@ -70,6 +70,31 @@ def test_an_encoder_reads_times_when_its_histories_have_them(tmp_path: Path) -> 
     for name, histories in (("timed", timed), ("ordered", cycle())):
         train_and_test(histories, order(tmp_path / name, config(epochs=1)), Silent())
         assert load_encoder(tmp_path / name)[0].config.timed == (name == "timed")
+
+
+def test_a_joined_encoder_adds_the_scores_of_its_parts_and_sums_what_they_cost(tmp_path: Path) -> None:
+    parts = [tmp_path / encoder for encoder in ("sasrec", "hstu")]
+    results = [train_and_test(cycle(), order(folder, config(folder.name)), Silent()) for folder in parts]
+    joined = join_and_test(cycle(), parts, tmp_path / "both")
+    assert joined.epochs == sum(result.epochs for result in results)
+    assert joined.cpu_s == pytest.approx(sum(result.cpu_s for result in results))
+    models = [load_encoder(folder)[0] for folder in (*parts, tmp_path / "both")]
+    items = torch.tensor([[2, 3, 4, 0], [0, 0, 0, 0]])
+    one, other, both = ((model.encode(items) @ model.item_vectors().T).detach() for model in models)
+    assert torch.allclose(one + other, both, atol=1e-5)
+    assert both[0].abs().max() > 0
+    assert not both[1].any()
+    assert models[2].states(items).shape[-1] == models[2].config.width == 32
+    table = comparison_table(compare_runs([parts[0], tmp_path / "both"], "test", resamples=50, seed=0))
+    assert "sasrec + hstu" in table
+
+
+def test_only_finished_runs_over_the_same_histories_are_joined_and_none_is_overwritten(tmp_path: Path) -> None:
+    train_and_test(cycle(), order(tmp_path / "run", config(epochs=1)), Silent())
+    with pytest.raises(BadInput, match="saw histories"):
+        join_and_test(cycle(users=25), [tmp_path / "run"], tmp_path / "joined")
+    with pytest.raises(BadInput, match="--out"):
+        join_and_test(cycle(), [tmp_path / "run"], tmp_path / "run")
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
