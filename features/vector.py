@@ -15,11 +15,10 @@ from rapidfuzz.fuzz import partial_ratio
 from rapidfuzz.process import cdist
 
 from features import country, query, source_item
-from features.decay import HALF_LIVES_MS
 from features.engagement import Kind, Task
-from features.item import HALF_LIVES, SIGNALS
+from features.item_columns import ITEM_COLUMNS, item_columns
 from features.item_table import ITEM_GENRES, ItemTable
-from features.rates import RATED, smoothed
+from features.rates import log_share
 from features.session import current_session
 from features.tokens import GENRE_BUCKETS
 from features.top_targets import TopTargetsState
@@ -30,12 +29,10 @@ Part = Literal["context", "long", "short"]
 Matrix = NDArray[np.float32]
 Slots = NDArray[np.int64]
 
-COUNTED = ("impressions", "clicks", "plays", "thumbs_up", "thumbs_down")
 _THUMB = int(Kind.THUMB)
-_HALF_LIVES_MS = np.array(HALF_LIVES)
-_COUNTED = [SIGNALS.index(signal) for signal in COUNTED]
-_PLAYS, *_RATED = (SIGNALS.index(signal) for signal in ("plays", *RATED))
 HISTORY_TITLES = 50
+# A row of top targets holds few titles, so that shares are larger than those in the catalogue.
+TARGET_SHARE_SCALE = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +44,16 @@ class Column:
 
 
 COLUMNS: tuple[Column, ...] = (
-    *(Column(f"item_{signal}_{half_life}", "context") for signal in COUNTED for half_life in HALF_LIVES_MS),
-    Column("item_completion_rate", "context"),
-    Column("item_thumbs_up_rate", "context"),
-    Column("item_age_days", "context"),
+    *(Column(name, "context") for name in ITEM_COLUMNS),
     Column("query_clicks", "context"),
     Column("query_plays", "context"),
+    Column("query_share", "context"),
     Column("source_item_clicks", "context"),
     Column("source_item_plays", "context"),
+    Column("source_item_share", "context"),
     Column("country_clicks", "context"),
     Column("country_plays", "context"),
+    Column("country_share", "context"),
     Column("title_exact", "context"),
     Column("title_prefix", "context"),
     Column("title_word_prefix", "context"),
@@ -80,7 +77,7 @@ COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 @dataclass(frozen=True)
 class Context:
     """Everything about a request that is not a candidate. `query` is normalised. Rows that could not be read are None.
-    Without `priors` of the smoothed rates, those of the item table hold.
+    Without `priors` (what `CatalogueTotals` says of the whole catalogue), those of the item table hold.
 
     What is derived from the user's state is computed once, so the state must not change while its context is in use.
     """
@@ -167,24 +164,6 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
     return matrix
 
 
-def item_columns(table: ItemTable, slots: Slots, now_ms: int, priors: tuple[float, ...]) -> list[Matrix]:
-    """The decayed counts at `now_ms` as log1p, the smoothed rates and the age."""
-    ages_ms = np.maximum(now_ms - table.as_of_ms[slots], 0)[:, None]
-    factors = np.exp2(-ages_ms / _HALF_LIVES_MS).astype(np.float32)
-    sums = np.maximum(table.sums[slots].reshape(len(slots), len(SIGNALS), len(HALF_LIVES)) * factors[:, None, :], 0.0)
-    counted = np.log1p(sums[:, _COUNTED, :]).reshape(len(slots), len(COUNTED) * len(HALF_LIVES))
-    rates = [
-        smoothed(sums[:, slot, -1], sums[:, _PLAYS, -1], prior) for slot, prior in zip(_RATED, priors, strict=True)
-    ]
-    first_seen_ms = table.first_seen_ms[slots]
-    age_days = np.where(first_seen_ms > 0, np.maximum(now_ms - first_seen_ms, 0) / 86_400_000, 0.0)
-    return [
-        *counted.T,
-        *rates,
-        np.log1p(age_days),
-    ]
-
-
 def lexical_columns(table: ItemTable, slots: Slots, text: str | None) -> list[Matrix]:
     """Does the title equal the query, begin with it, have a word that begins with it (or one of its people's names),
     and how alike are they (0..1)?
@@ -227,14 +206,18 @@ def _of_candidates(slots: Slots, weighed: Slots, values: Matrix) -> Matrix:
 def _target_columns(
     table: ItemTable, slots: Slots, state: TopTargetsState | None, now_ms: int, half_life_ms: int
 ) -> Matrix:
-    """The decayed clicks and plays (2, N) of the candidates among a row's targets, as log1p."""
+    """The decayed clicks and plays of the candidates among a row's targets as log1p, and their share of all that the
+    row holds (3, N).
+    """
     if state is None or not state.targets:
-        return np.zeros((2, len(slots)), np.float32)
+        return np.zeros((3, len(slots)), np.float32)
     targets = state.targets.values()
     ages_ms = now_ms - np.array([target.as_of_ms for target in targets], np.int64)
     sums = np.array([target.sums[1:] for target in targets]).T
     decayed = np.maximum(sums, 0.0) * np.exp2(-np.maximum(ages_ms, 0) / half_life_ms)
-    return _of_candidates(slots, table.slots(state.targets), np.log1p(decayed).astype(np.float32))
+    both = decayed.sum(axis=0)
+    columns = np.stack([*np.log1p(decayed), log_share(both, float(both.sum()), TARGET_SHARE_SCALE)])
+    return _of_candidates(slots, table.slots(state.targets), columns.astype(np.float32))
 
 
 def _thumbs(user: UserState) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """EASE: which titles make which likely, as a linear model in closed form.
 
-Enters: the titles that each member engaged. Leaves: a `NeighbourTable` of its weights. Called by the data set builder
+Enters: the titles that each member engaged. Leaves: a `NeighbourTable` of its weights. Called by `aging.py`
 (fitted again as time goes on) and by training (the table of the artifact).
 
 EASE^R (Steck: Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019): B minimises |X - X B|^2 + ridge |B|^2
@@ -11,14 +11,13 @@ source's weights only the largest in size are kept.
 legend: V slots of the item table, M titles that have weights
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.item_table import ItemTable
-from model.neighbours import NeighbourTable, Sources, row_begins
+from model.neighbours import NeighbourTable, row_begins
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -30,8 +29,6 @@ KEPT = 100
 MOST_TITLES = 5_000
 # A member with more titles than this is a robot or a shop window; only so many count, because X'X costs their square.
 MOST_OF_ONE = 2_000
-# How often it is fitted along the training part, so that examples see it about as old as requests will.
-FITS = 6
 
 
 class EngagedTogether(NamedTuple):
@@ -82,36 +79,6 @@ def fit_ease(
     kept = [np.sort(slots)[:MOST_OF_ONE] for slots in kept if len(slots) > 1]
     together = count_together(kept, size, most)
     return _table(ease_weights(together.gram_MM, ridge), together.slots_M, size)
-
-
-class AgingEase:
-    """The newest fit of a replay: none before the first label that is kept up with, then FITS ones evenly over `spans`
-    of time.
-    """
-
-    def __init__(self, engaged: Mapping[str, set[int]], table: ItemTable, spans: tuple[int, int]) -> None:
-        self._engaged = engaged
-        self._table = table
-        self._begin_ms, end_ms = spans
-        self._step_ms = max(1, (end_ms - self._begin_ms) // FITS)
-        self._due_ms = self._begin_ms
-        self._fit: NeighbourTable | None = None
-
-    def keep_up(self, now_ms: int) -> None:
-        """Fit again when the last fit is too old; what the replay holds must be older than `now_ms`."""
-        if now_ms >= self._due_ms:
-            self._fit = fit_ease(self._engaged.values(), len(self._table))
-            self._due_ms = now_ms + self._step_ms
-
-    def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
-        """The (N,) scores of the candidates; 0 for titles that came after the fit."""
-        if self._fit is None:
-            return np.zeros(len(candidates_N), np.float32)
-        size = len(self._fit.begins) - 1
-        held_S, held_N = sources.slots_S < size, candidates_N < size
-        known = Sources(sources.slots_S[held_S], sources.weights_S[held_S])
-        scores_N: Floats = np.where(held_N, self._fit.scores(known, np.where(held_N, candidates_N, 0)), np.float32(0.0))
-        return scores_N
 
 
 def _table(weights_MM: Floats, slots_M: Ints, size: int) -> NeighbourTable:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
 from infra import clock
 from model.batches import Catalogue, batch_inputs, drop_sides
@@ -30,6 +30,9 @@ LAST_RATE = 0.05
 GRADIENT_LIMIT = 5.0
 EVALUATED_AT_ONCE = 500
 CLUSTERED = 4_000
+# What the softmax weighs beside the binary cross entropy, and the logit of a place without a title.
+LISTWISE = 1.0
+PADDED = -1e9
 
 Losses = tuple[list[float], list[float]]
 
@@ -53,8 +56,8 @@ def fit(
     deadline_s: float,
     progress: Progress,
 ) -> Losses:
-    """Adam on binary cross entropy until the middle part's loss stops falling; the best weights stay, each the mean of
-    the newest steps.
+    """Adam on `batch_loss` until the middle part's loss stops falling; the best weights stay, each the mean of the
+    newest steps.
 
     `parts` are the training and the middle part. No epoch begins that would not end before `deadline_s` of the
     monotonic clock. Returns both losses by epoch.
@@ -120,10 +123,13 @@ def shuffled_batches(count: int, size: int, rng: np.random.Generator) -> Iterato
 
 
 def batch_loss(model: Unicorn, catalogue: Catalogue, examples: Examples, config: TrainConfig | None = None) -> Tensor:
-    """Mean binary cross entropy over the candidates; with a `config`, sides and ids are dropped as in training.
+    """Mean binary cross entropy over the candidates, and LISTWISE times the cross entropy of the softmax over each
+    positive label's list; with a `config`, sides and ids are dropped as in training.
 
     A title drawn at rate r as a negative has odds of r to 1 too little in the sample; log(r) off its logit puts that
-    right, so that the logits themselves are log-odds over the whole catalogue.
+    right, so that the logits themselves are log-odds over the whole catalogue, and the softmax one over the catalogue.
+    The softmax orders a request's titles; without the binary part nothing would say at which level they stand from one
+    request to the next, and Platt's scaling could not put that right.
     """
     request, candidates = batch_inputs(examples, *catalogue.encode(model, config.id_dropout if config else 0.0))
     if config is not None:
@@ -131,7 +137,9 @@ def batch_loss(model: Unicorn, catalogue: Catalogue, examples: Examples, config:
     logits_BK = model(request, candidates).logits - torch.from_numpy(np.log(examples.rates_BK))
     real_BK = torch.from_numpy(examples.slots_BK > 0).float()
     labels_BK = torch.from_numpy(examples.labels_BK)
-    return binary_cross_entropy_with_logits(logits_BK, labels_BK, real_BK, reduction="sum") / real_BK.sum()
+    single = binary_cross_entropy_with_logits(logits_BK, labels_BK, real_BK, reduction="sum") / real_BK.sum()
+    listed_BK = log_softmax(logits_BK.masked_fill(real_BK == 0, PADDED), dim=1)
+    return single - LISTWISE * (listed_BK * labels_BK).sum() / len(examples)
 
 
 @torch.no_grad()

@@ -3,10 +3,12 @@
 Enters: a replay at a label. Leaves: slots of titles that the user has not engaged before and that are not the label's
 own. Called by the data set builder, and the title index also by the prefix baseline.
 
-Half are uniform over the catalogue, a quarter by popularity^0.5, a quarter hard: what a retriever would bring up, which
-is titles that match the query in a search and neighbours of the newest titles otherwise. Each comes with the rate at
-which its title was drawn: a title that is drawn often as a negative would look worse than it is, so training takes
-log(rate) off its logit (`train.py`), and the network learns true odds over the catalogue.
+A quarter each: uniform over the catalogue; by popularity^0.5 of all time; hot, which is by the clicks and plays of the
+last half hour as the item rows hold them, so that the network learns to tell apart what everybody clicks just now; and
+hard: what a retriever would bring up, which is titles that match the query in a search and neighbours of the newest
+titles otherwise. What a kind lacks is drawn uniformly. Each comes with the rate at which its title was drawn: a title
+that is drawn often as a negative would look worse than it is, so training takes log(rate) off its logit (`fit.py`), and
+the network learns true odds over the catalogue.
 """
 
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from features.item_columns import recent_engagement
 from features.item_table import ItemTable
 from features.text import normalise_query
 from model.neighbours import WINDOW, Sources
@@ -50,12 +53,34 @@ class TitleIndex:
 
 
 class Drawn(NamedTuple):
-    """A label's title first, then different negatives, and how often one draw of the same kind brings each of them up
-    as a negative.
+    """A label's title first, then different negatives, and how often one list of the same kind holds each of them as a
+    negative.
     """
 
     slots_K: Ints
     rates_K: NDArray[np.float32]
+
+
+class _Weighted:
+    """Titles, by rising slot, that are drawn by weight; none when all weights are 0."""
+
+    def __init__(self, slots: Ints, weights: NDArray[np.float64]) -> None:
+        self._slots = slots
+        total = float(weights.sum())
+        self._chances = weights / total if total > 0 else np.zeros(len(weights))
+        self._cumulative = np.cumsum(self._chances) if total > 0 else np.zeros(0)
+
+    def draw(self, rng: np.random.Generator, count: int) -> Ints:
+        """`count` titles, with repeats."""
+        if not len(self._cumulative):
+            return self._slots[:0]
+        places = np.searchsorted(self._cumulative, rng.random(count) * self._cumulative[-1], side="right")
+        return np.asarray(self._slots[np.minimum(places, len(self._slots) - 1)], np.int64)
+
+    def rates(self, slots: Ints) -> NDArray[np.float64]:
+        """How often one draw brings each of them up; 0 for a title that is not in the catalogue."""
+        places = np.minimum(np.searchsorted(self._slots, slots), len(self._slots) - 1)
+        return np.where(self._slots[places] == slots, self._chances[places], 0.0)
 
 
 class NegativeSampler:
@@ -68,23 +93,25 @@ class NegativeSampler:
         self._rng = rng
         self._titles = TitleIndex(replay.table)
         self._catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
-        self._popular_V = np.zeros(0)
-        self._cumulative = np.zeros(0)
+        self._popular = self._hot = _Weighted(self._catalogue, np.zeros(len(self._catalogue)))
         self._age = REFRESH_LABELS
 
     def mixed(self, label: Label, count: int) -> Drawn:
-        """`count` negatives of the three kinds; fewer only when the user has engaged nearly all titles."""
-        self._refresh()
+        """`count` negatives of the four kinds; fewer only when the user has engaged nearly all titles."""
+        self._refresh(label.ts_ms)
         quarter = count // 4
         hard = self._hard(label)
         drawn_hard = hard[self._rng.integers(0, len(hard), quarter)] if len(hard) else hard
-        popular = np.searchsorted(self._cumulative, self._rng.random(quarter))
-        slots_K = self._allowed(label, [drawn_hard, self._catalogue[popular], self._uniform(2 * count)], count)
-        uniform_count = count - quarter - len(drawn_hard)
-        rates_K = uniform_count / len(self._catalogue) + quarter * self._popular_V[slots_K]
+        popular, hot = (kind.draw(self._rng, quarter) for kind in (self._popular, self._hot))
+        slots_K = self._allowed(label, [drawn_hard, hot, popular, self._uniform(2 * count)], count)
+        uniform_count = count - len(drawn_hard) - len(hot) - len(popular)
+        rates_K = uniform_count / len(self._catalogue) + quarter * (
+            self._popular.rates(slots_K) + self._hot.rates(slots_K)
+        )
         if len(hard):
             rates_K += np.isin(slots_K, hard) * (quarter / len(hard))
-        return Drawn(slots_K, rates_K.astype(np.float32))
+        # A title counts once however often it is drawn, and a hot one often is: 1 - (1 - chance)^draws, nearly.
+        return Drawn(slots_K, -np.expm1(-rates_K).astype(np.float32))
 
     def uniform(self, label: Label, count: int) -> Drawn:
         """`count` negatives, uniform over the catalogue."""
@@ -100,14 +127,13 @@ class NegativeSampler:
     def _uniform(self, count: int) -> Ints:
         return self._catalogue[self._rng.integers(0, len(self._catalogue), count)]
 
-    def _refresh(self) -> None:
+    def _refresh(self, now_ms: int) -> None:
         if self._age >= REFRESH_LABELS:
-            weights = (self._replay.co_plays.plays_V[self._catalogue] + 1.0) ** POPULARITY_POWER
-            chances = weights / weights.sum()
-            self._popular_V = np.zeros(len(self._replay.co_plays.plays_V))
-            self._popular_V[self._catalogue] = chances
-            self._cumulative = np.cumsum(chances)
-            self._cumulative[-1] = 1.0
+            plays_V = self._replay.co_plays.plays_V[self._catalogue].astype(np.float64)
+            self._popular = _Weighted(self._catalogue, (plays_V + 1.0) ** POPULARITY_POWER)
+            self._hot = _Weighted(
+                self._catalogue, recent_engagement(self._replay.table, self._catalogue, now_ms).astype(np.float64)
+            )
             self._age = 0
         self._age += 1
 

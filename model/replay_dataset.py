@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from features.model_inputs import RequestInputs, request_inputs
 from features.vector import COLUMN_NAMES, Context, pair_matrix
-from model.ease import AgingEase
+from model.aging import AgingNeighbours
 from model.negatives import Drawn, NegativeSampler
 from model.neighbours import context_sources, similarities
 from model.progress import Progress, advancing
@@ -87,13 +87,13 @@ def build_examples(
     """
     mixed, uniform = negatives
     sampler = NegativeSampler(replay, rng)
-    ease = AgingEase(replay.engaged, replay.table, spans=(split.warm_up_end_ms, split.middle_end_ms))
-    train, middle, calibration = (ExampleList(replay, ease, 1 + count) for count in (mixed, mixed, uniform))
+    aging = AgingNeighbours(replay, spans=(split.warm_up_end_ms, split.middle_end_ms))
+    train, middle, calibration = (ExampleList(replay, aging, 1 + count) for count in (mixed, mixed, uniform))
     for label in advancing(progress, replay.labels_until(split.middle_end_ms)):
         roll = rng.random()
         if label.ts_ms < split.warm_up_end_ms:
             continue
-        ease.keep_up(label.ts_ms)
+        aging.keep_up(label.ts_ms)
         if label.ts_ms < split.train_end_ms:
             if roll < chances["train"]:
                 train.add(label, sampler.mixed(label, mixed))
@@ -105,18 +105,18 @@ def build_examples(
     return train.arrays(), middle.arrays(), calibration.arrays()
 
 
-def replay_columns(replay: Replay, ease: AgingEase, context: Context, slots: Ints) -> Floats:
-    """The (N, F) columns of candidates, with the similarities of the counts so far and of the last fit of EASE."""
+def replay_columns(replay: Replay, aging: AgingNeighbours, context: Context, slots: Ints) -> Floats:
+    """The (N, F) columns of candidates, with the similarities of the last fits."""
     sources = context_sources(replay.table, context)
-    return pair_matrix(replay.table, slots, context, similarities(replay.co_plays, ease, sources, slots))
+    return pair_matrix(replay.table, slots, context, similarities(aging.co_plays, aging.ease, sources, slots))
 
 
 class ExampleList:
     """Grows by one example at a time, each taken from the replay as it stands."""
 
-    def __init__(self, replay: Replay, ease: AgingEase, candidates: int) -> None:
+    def __init__(self, replay: Replay, aging: AgingNeighbours, candidates: int) -> None:
         self._replay = replay
-        self._ease = ease
+        self._aging = aging
         self._candidates = candidates
         self._requests: list[RequestInputs] = []
         self._drawn: list[Drawn] = []
@@ -128,7 +128,7 @@ class ExampleList:
         context = self._replay.context(label)
         self._requests.append(request_inputs(self._replay.table, context))
         self._drawn.append(drawn)
-        self._pairs.append(replay_columns(self._replay, self._ease, context, drawn.slots_K))
+        self._pairs.append(replay_columns(self._replay, self._aging, context, drawn.slots_K))
         self._positive.append(label.positive)
 
     def arrays(self) -> Examples:

@@ -19,7 +19,7 @@ from features.model_inputs import RequestInputs, request_inputs, unpack_inputs
 from features.registry import schema_hash
 from features.vector import COLUMN_NAMES
 from infra.errors import BadInput
-from model.ease import AgingEase
+from model.aging import AgingNeighbours
 from model.progress import Progress
 from model.replay import Replay
 from model.replay_dataset import Examples, Floats, Ints, replay_columns
@@ -86,10 +86,10 @@ def replay_of(served: ServedLog) -> Replay:
     return Replay(Log(served.items, labels))
 
 
-def ease_of(served: ServedLog, replay: Replay) -> AgingEase:
-    """EASE for what is replayed, fitted anew along the rankings."""
+def aging_of(served: ServedLog, replay: Replay) -> AgingNeighbours:
+    """Co-plays and EASE for what is replayed, fitted anew along the rankings."""
     times_ms = [labelled.ranking.event_ts_ms for labelled in served.rankings]
-    return AgingEase(replay.engaged, replay.table, spans=(min(times_ms, default=0), max(times_ms, default=0)))
+    return AgingNeighbours(replay, spans=(min(times_ms, default=0), max(times_ms, default=0)))
 
 
 def build_served(
@@ -100,7 +100,7 @@ def build_served(
     Raises `BadInput` when there is none. `replay_others`: compute what was not logged for this schema.
     """
     expected, sources = schema_hash(COLUMN_NAMES), Counter[str]()
-    ease = ease_of(served, replay)
+    aging = aging_of(served, replay)
     shown = []
     progress.step("rankings", len(served.rankings))
     for labelled in served.rankings:
@@ -112,8 +112,8 @@ def build_served(
             shown.append(_logged(labelled, replay))
         elif replay_others:
             sources["replayed"] += 1
-            ease.keep_up(labelled.ranking.event_ts_ms)
-            shown.append(_replayed(labelled, replay, ease))
+            aging.keep_up(labelled.ranking.event_ts_ms)
+            shown.append(_replayed(labelled, replay, aging))
         else:
             sources[f"left out: {why_not}"] += 1
     replay.fold_until(max((event.event_ts_ms for event in served.events), default=0) + 1)
@@ -149,7 +149,7 @@ def _logged(labelled: LabelledRanking, replay: Replay) -> _Shown:
     )
 
 
-def _replayed(labelled: LabelledRanking, replay: Replay, ease: AgingEase) -> _Shown:
+def _replayed(labelled: LabelledRanking, replay: Replay, aging: AgingNeighbours) -> _Shown:
     """The features that the events before the ranking give."""
     ranking, items = labelled.ranking, labelled.ranking.items[:MOST_SHOWN]
     no_events: tuple[Engaged, ...] = ()
@@ -165,7 +165,7 @@ def _replayed(labelled: LabelledRanking, replay: Replay, ease: AgingEase) -> _Sh
         slots_K,
         np.arange(1, len(items) + 1),
         np.array([item.propensity for item in items], np.float32),
-        replay_columns(replay, ease, context, slots_K),
+        replay_columns(replay, aging, context, slots_K),
     )
 
 

@@ -54,5 +54,5 @@ def popularity_scores(pairs_NF: Floats, task: Task) -> Floats:
 
 
 def trending_scores(item_columns: list[Floats]) -> Floats:
-    """How much each title is engaged with now, from `features.vector.item_columns`, the first columns of the vector."""
+    """How much each title is engaged with now, from `features.item_columns`, the first columns of the vector."""
     return np.stack(item_columns, axis=1) @ _TRENDING

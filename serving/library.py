@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from features.catalogue import Catalogue, Item
 from features.item import SUMS
+from features.item_columns import item_columns
 from features.item_table import ItemTable
-from features.vector import item_columns
 from infra.clock import monotonic_s
 from infra.metrics import Metrics
 from serving.fallback import trending_scores

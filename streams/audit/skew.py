@@ -47,7 +47,9 @@ def _columns(*prefixes: str) -> Mask:
 _OF_MODEL = np.array([name.endswith(("_similarity", "_ease")) for name in COLUMN_NAMES])
 _OF_GENRES = np.array([name.endswith("_genres") for name in COLUMN_NAMES])
 _OF_TITLE = _columns("title_")
-_OF_RATES = np.array([name.startswith("item_") and name.endswith("_rate") for name in COLUMN_NAMES])
+_OF_PRIORS = np.array(
+    [name.startswith("item_share_") or (name.startswith("item_") and name.endswith("_rate")) for name in COLUMN_NAMES]
+)
 _OF_USER = _columns("user_", "session_")
 _OF_ROW = {family.name: _columns(f"{family.name}_") for family in (ITEM, QUERY, SOURCE_ITEM, COUNTRY)}
 
@@ -110,7 +112,7 @@ class _Comparison:
         for item_id in context.title_weights:
             table.slot(item_id)
         if not served.ranking.priors:
-            unknown.columns(_OF_RATES, "the catalogue's own rates were not logged")
+            unknown.columns(_OF_PRIORS, "the catalogue's own rates and totals were not logged")
         self._mark_catalogue(served, context, unknown)
         similar = self._similar(served, table, context, slots, unknown)
         self._count(served, pair_matrix(table, slots, context, similar), unknown.mask_NF)

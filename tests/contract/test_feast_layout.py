@@ -41,6 +41,7 @@ from features.feast_repo.apply import apply_feast, feast_folder, open_feast, wri
 from features.feast_repo.offline import EVENT_TIMESTAMP_COLUMN, source_file
 from features.item import VIEW as ITEM_VIEW
 from features.item import ItemState
+from features.item_columns import item_columns
 from features.item_table import ItemTable
 from features.online_store import FencedStore, Row, read_states
 from features.rates import FIRST_PRIORS
@@ -60,7 +61,6 @@ from features.rows import (
 )
 from features.spec import DType, FeatureSpec, ViewSpec
 from features.user import fold_user
-from features.vector import item_columns
 from infra.settings import Settings
 
 NOW_MS = 1_750_000_000_123
@@ -437,7 +437,9 @@ def test_rates_of_one_title_are_those_of_the_vector(
     engage(row, ITEM, 3)
     table = ItemTable()
     table.set_state(table.slot("rated"), row.state)
-    *_, completion, thumbs_up, _ = item_columns(table, table.slots(["rated"]), NOW_MS + DAY_MS, FIRST_PRIORS)
+    *_, completion, thumbs_up, _ = item_columns(
+        table, table.slots(["rated"]), NOW_MS + DAY_MS, (*FIRST_PRIORS, 0.0, 0.0)
+    )
     rates = read_time_values(ITEM, row.state, NOW_MS + DAY_MS)
     assert rates["item_completion_rate"] == pytest.approx(float(completion[0]))
     assert rates["item_thumbs_up_rate"] == pytest.approx(float(thumbs_up[0]))

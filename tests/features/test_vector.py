@@ -8,7 +8,7 @@ import pytest
 from features.catalogue import Item
 from features.decay import DAY_MS, HALF_LIVES_MS
 from features.engagement import Kind, Task, Thumb
-from features.item import SIGNALS, ItemState
+from features.item import SIGNALS, SUMS, ItemState
 from features.item_table import ITEM_GENRES, TITLE_TOKENS, ItemTable
 from features.query import HALF_LIFE_MS
 from features.top_targets import Target, TopTargetsState
@@ -80,8 +80,26 @@ def test_rates_lean_on_their_prior_until_there_are_plays(table: ItemTable) -> No
 
 
 def test_priors_of_a_request_hold_over_those_of_the_table(table: ItemTable) -> None:
-    assert column(table, "item_completion_rate", context(priors=(0.25, 0.75)))[1:] == [0.25] * 3
-    assert column(table, "item_thumbs_up_rate", context(priors=(0.25, 0.75)))[1:] == [0.75] * 3
+    assert column(table, "item_completion_rate", context(priors=(0.25, 0.75, 0.0, 0.0)))[1:] == [0.25] * 3
+    assert column(table, "item_thumbs_up_rate", context(priors=(0.25, 0.75, 0.0, 0.0)))[1:] == [0.75] * 3
+
+
+def test_a_share_is_of_what_the_whole_catalogue_was_engaged_with(table: ItemTable) -> None:
+    of_each = (8 + 3) / 2  # the plays and clicks of Star Wars, a day old
+    table.set_state(table.slot(STAR_TREK), ItemState(as_of_ms=NOW_MS, sums=[of_each / 2] * len(SUMS)))
+    shares = column(table, "item_share_1d", context())
+    assert shares == pytest.approx([log1p(1e4 * of_each / (2 * of_each + 1))] * 2 + [0, 0], rel=1e-5)
+    given = column(table, "item_share_1d", context(priors=(0.5, 0.5, 0.0, 99.0)))
+    assert given[0] == pytest.approx(log1p(1e4 * of_each / 100), rel=1e-5)
+
+
+def test_the_trend_is_what_the_last_half_hour_holds_of_the_day(table: ItemTable) -> None:
+    state = ItemState(as_of_ms=NOW_MS)
+    for signal in ("clicks", "plays"):
+        slot = 3 * SIGNALS.index(signal)
+        state.sums[slot : slot + 3] = [2.0, 10.0, 50.0]
+    table.set_state(table.slot(STAR_TREK), state)
+    assert column(table, "item_trend", context())[1:] == pytest.approx([log1p(8) - log1p(20), 0, 0], rel=1e-5)
 
 
 def test_age_counts_from_the_first_engagement(table: ItemTable) -> None:
@@ -104,6 +122,8 @@ def test_the_targets_of_the_query_are_decayed_to_now(table: ItemTable) -> None:
     asked = context(query="star", query_targets=targets)
     assert column(table, "query_clicks", asked) == pytest.approx([log1p(2), 0, 0, 0])
     assert column(table, "query_plays", asked) == pytest.approx([log1p(1), 0, 0, 0])
+    share = log1p(100 * 3 / (3 + 18 + 1))
+    assert column(table, "query_share", asked) == pytest.approx([share, 0, 0, 0])
     assert column(table, "source_item_clicks", asked) == column(table, "country_plays", asked) == [0, 0, 0, 0]
 
 

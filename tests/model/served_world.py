@@ -11,7 +11,7 @@ from features.model_inputs import pack_inputs, request_inputs
 from features.registry import schema_hash
 from features.vector import COLUMN_NAMES
 from model.replay_dataset import replay_columns
-from model.served_dataset import ease_of, replay_of
+from model.served_dataset import aging_of, replay_of
 from model.simulation.files import write_simulation
 from model.simulation.served import read_simulated
 from model.simulation.simulator import Plan
@@ -29,7 +29,7 @@ def simulated_log(plan: Plan, folder: Path) -> ServedLog:
 def with_features(served: ServedLog) -> ServedLog:
     """The same log, each ranking with what a scorer logs beside its titles."""
     replay, rankings = replay_of(served), []
-    ease = ease_of(served, replay)
+    aging = aging_of(served, replay)
     for ranking, labels in served.rankings:
         replay.fold_until(ranking.event_ts_ms)
         asked = Label(
@@ -38,8 +38,8 @@ def with_features(served: ServedLog) -> ServedLog:
         )  # fmt: skip
         context = replay.context(asked)
         slots = replay.table.slots(item.item_id for item in ranking.items)
-        ease.keep_up(ranking.event_ts_ms)
-        pairs_NF = replay_columns(replay, ease, context, slots)
+        aging.keep_up(ranking.event_ts_ms)
+        pairs_NF = replay_columns(replay, aging, context, slots)
         inputs = pack_inputs(replay.table, request_inputs(replay.table, context))
         rankings.append(LabelledRanking(_logged(ranking, pairs_NF, inputs), labels))
     return ServedLog(served.items, rankings, served.events, served.labels_from, served.left_out)

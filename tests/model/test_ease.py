@@ -3,9 +3,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from features.catalogue import Item
-from features.item_table import ItemTable
-from model.ease import FITS, KEPT, AgingEase, ease_weights, fit_ease
+from model.ease import KEPT, ease_weights, fit_ease
 from model.neighbours import NeighbourTable, Sources
 
 HISTORIES = [{1, 2}, {1, 2, 3}, {2, 3}, {1, 2, 4}, {3, 4}, {1}]
@@ -69,21 +67,3 @@ def test_nobody_who_engaged_two_titles_means_no_weights() -> None:
     for histories in ([], [{1}], [set()]):
         table = fit_ease(histories, 4)
         assert not table.scores(Sources(np.array([1, 2]), np.ones(2, np.float32)), np.arange(4)).any()
-
-
-def test_a_replay_sees_a_fit_of_its_past_only() -> None:
-    table = ItemTable()
-    for number in range(1, 5):
-        table.set_item(Item(item_id=f"t{number}", title=f"Title {number}", genres=()))
-    engaged: dict[str, set[int]] = {}
-    ease = AgingEase(engaged, table, spans=(0, FITS * 100))
-    sources, candidates = Sources(np.array([1]), np.ones(1, np.float32)), np.array([2, 3, 9])
-    assert not ease.scores(sources, candidates).any()
-    ease.keep_up(0)
-    engaged |= {f"u{user}": {1, 2} for user in range(500)}
-    ease.keep_up(99)
-    assert not ease.scores(sources, candidates).any()
-    ease.keep_up(100)
-    found = ease.scores(sources, candidates)
-    assert found[0] > 0.1
-    assert found[1:].tolist() == [0.0, 0.0]  # slot 9 came after the fit

@@ -1,10 +1,13 @@
 from dataclasses import replace
+from math import exp
 
 import numpy as np
 import pytest
 
+from features.decay import MINUTE_MS
 from features.delta import Entity
 from features.engagement import Coordinate
+from features.item_columns import recent_engagement
 from features.rows import FOLDS, TARGET_FAMILIES
 from features.user import UserState, fold_user
 from model.negatives import NegativeSampler, TitleIndex
@@ -113,6 +116,23 @@ def test_the_stated_rates_are_how_often_titles_are_drawn() -> None:
     for group in (hard, set(stated) - hard):
         slots = sorted(group - {replay.table.slot("t1")})
         assert sum(drawn[slot] for slot in slots) == pytest.approx(sum(stated[slot] for slot in slots), rel=0.1)
+
+
+def test_a_quarter_of_the_negatives_are_what_is_clicked_and_played_just_now() -> None:
+    log = make_log(users=10, titles=400)
+    replay = Replay(log)
+    newcomer = replace(log.labels[0], user_id="newcomer", task="pre_query", query=None, source_item_id=None)
+    now_ms = log.events[-1].event_ts_ms + 30 * MINUTE_MS
+    replay.fold_until(now_ms)
+    recent = recent_engagement(replay.table, np.arange(len(replay.table)), now_ms)
+    hottest = int(recent.argmax())
+    sampler = NegativeSampler(replay, np.random.default_rng(0))
+    draws = [sampler.mixed(replace(newcomer, ts_ms=now_ms), 16) for _ in range(500)]
+    rates = [rate for draw in draws for rate in draw.rates_K[draw.slots_K == hottest].tolist()]
+    assert rates
+    assert min(rates) == pytest.approx(1 - exp(-4 * recent[hottest] / recent.sum()), rel=0.2)
+    held = sum(hottest in draw.slots_K for draw in draws) / len(draws)
+    assert held == pytest.approx(float(np.mean(rates)), rel=0.2)
 
 
 def test_search_negatives_match_what_was_typed() -> None:
