@@ -10,6 +10,7 @@ the state belongs to one log and is a function of that log's own order; readers 
 from bisect import insort
 from collections.abc import Iterable
 from hashlib import blake2b
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -38,6 +39,10 @@ class Moment(msgspec.Struct, array_like=True, frozen=True, gc=False):
     item_id: str
     value: int = 0
     query: str | None = None
+
+
+# Event time, then id. An id that comes back in the same log is of the same kind, and keeps the log's order.
+_MOMENT_ORDER = attrgetter("event_ts_ms", "id_hash", "kind")
 
 
 class Title(msgspec.Struct, array_like=True, gc=False):
@@ -149,7 +154,7 @@ def _fold_engaged(state: UserState, log: str, engagement: Engagement, id_hash: i
     value = int(engagement.thumb) if engagement.kind is Kind.THUMB else round(100 * watched_share)
     moment = Moment(engagement.event_ts_ms, id_hash, int(engagement.kind), engagement.item_id, value, engagement.query)
     for newest_moments in (state.recents.setdefault(log, []), state.recent):
-        insort(newest_moments, moment, key=_moment_order)
+        insort(newest_moments, moment, key=_MOMENT_ORDER)
         del newest_moments[:-RECENT_CAPACITY]
     if engagement.kind is Kind.THUMB:
         return _fold_thumb(memory, engagement)
@@ -164,7 +169,7 @@ def _fold_engaged(state: UserState, log: str, engagement: Engagement, id_hash: i
 def newest(recents: Iterable[list[Moment]]) -> list[Moment]:
     """The newest RECENT_CAPACITY engagements of all logs, oldest first."""
     merged = [moment for recent in recents for moment in recent]
-    merged.sort(key=_moment_order)
+    merged.sort(key=_MOMENT_ORDER)
     return merged[-RECENT_CAPACITY:]
 
 
@@ -172,11 +177,6 @@ def _forget(state: UserState, log: str) -> None:
     for part in (state.recents, state.logs, state.seen):
         part.pop(log, None)
     state.recent = newest(state.recents.values())
-
-
-def _moment_order(moment: Moment) -> tuple[int, int, int]:
-    """Event time, then id. An id that comes back in the same log is of the same kind, and keeps the log's order."""
-    return moment.event_ts_ms, moment.id_hash, moment.kind
 
 
 def _fold_thumb(memory: LogMemory, engagement: Engagement) -> list[Delta]:

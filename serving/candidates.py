@@ -8,7 +8,7 @@ by `rank.py`.
 | title | titles that match the query: beginning, words, spelling | query |
 | people | titles with a person whose name matches the query | query, catalogue |
 | query | titles engaged after the same query | query row |
-| related | titles near to these by the model's vectors; where nothing matches, to the one spelled most alike | model |
+| related | titles near to these, or to the one spelled most alike, by the model's vectors | few matches, model |
 | source | neighbours of the source title | model |
 | source_row | titles engaged from the source title | source row |
 | session | neighbours of the titles of the open session | model |
@@ -32,7 +32,7 @@ from features.user import UserState
 from features.vector import Context
 from model.neighbours import Sources
 from serving.scorer import LoadedModel, Scorer
-from serving.title_index import Matches
+from serving.title_index import ENOUGH, Matches
 from streams.topics import PLAYS
 
 MAX_FOUND = 500
@@ -192,9 +192,9 @@ class _Bringing:
 
     def _related(self) -> Iterable[int]:
         """What is near to the titles that members went for after this query; where nobody did and nothing matches,
-        what is near to the title that is spelled most alike.
+        what is near to the title that is spelled most alike. Nothing where enough titles hold what was typed.
         """
-        if self._model is None:
+        if self._model is None or len(self._matches.exact) >= ENOUGH:
             return ()
         engaged = self._targets(self._context.query_targets, query.HALF_LIFE_MS, shown=False)
         slots = [slot for slot in islice(engaged, RELATED_TO) if slot]
