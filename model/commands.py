@@ -13,7 +13,7 @@ import msgspec
 from infra.errors import BadInput
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
-from model.log_arguments import add_log_arguments, log_of
+from model.log_arguments import add_log_arguments, counted, log_of
 from model.served_commands import SERVED, served_arguments, train_from_served
 
 
@@ -21,7 +21,7 @@ def dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank dataset`."""
     add_log_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the data set goes")
-    parser.add_argument("--labels", type=int, metavar="N", help="about N training examples (default: 30000)")
+    parser.add_argument("--labels", type=counted, metavar="N", help="about N training examples (default: 30000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw of labels and negatives (default: 0)")
     parser.epilog = """examples:
   nowrank dataset --out built && nowrank train --dataset built
@@ -59,9 +59,10 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget-s", type=float, default=150.0, help="no training round begins that would end later (default: 150)"
     )
-    parser.add_argument("--labels", type=int, metavar="N", help="train on about N labels (default: 30000)")
+    parser.add_argument("--labels", type=counted, metavar="N", help="train on about N labels (default: 30000)")
+    parser.add_argument("--epochs", type=counted, metavar="N", help="look at them at most N times (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
-    parser.add_argument("--threads", type=int, default=2, help="threads that torch may use (default: 2)")
+    parser.add_argument("--threads", type=counted, default=2, help="threads that torch may use (default: 2)")
     parser.add_argument(
         "--personalisation",
         choices=[stage.value for stage in Personalisation],
@@ -97,7 +98,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 examples:
   nowrank data get movielens-100k && nowrank train
-  nowrank train ~/ml-100k --out /models/today --labels 60000 --budget-s 600
+  nowrank train ~/ml-100k --out /models/today --labels 60000 --epochs 6 --budget-s 900
   nowrank train events.parquet --items titles.jsonl
   nowrank dataset events.parquet --out built && nowrank train --dataset built
   nowrank train --without crossing --without counts --out /models/plain
@@ -122,6 +123,8 @@ def train(args: argparse.Namespace) -> int:
     config = TrainConfig(model=sizes, seed=args.seed, threads=args.threads, history_encoder=args.history_encoder)
     if args.labels is not None:
         config = dataclasses.replace(config, train_labels=args.labels)
+    if args.epochs is not None:
+        config = dataclasses.replace(config, epochs=args.epochs)
     if args.source == SERVED:
         if args.history_encoder is not None:
             raise BadInput(
@@ -163,7 +166,10 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     chosen.add_argument("--baselines", action="store_true", help="evaluate the baselines alone, without an artifact")
     parser.add_argument(
-        "--max-labels", type=int, metavar="N", help="test at most N labels of each task, drawn at random (default: all)"
+        "--max-labels",
+        type=counted,
+        metavar="N",
+        help="test at most N labels of each task, drawn at random (default: all)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="few labels, and of a long log only its newest part: minutes"
@@ -172,7 +178,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "--without-sasrec", action="store_true", help="leave out the one baseline that takes minutes to fit"
     )
     parser.add_argument(
-        "--resamples", type=int, default=2000, help="of the bootstrap behind the intervals (default: 2000)"
+        "--resamples", type=counted, default=2000, help="of the bootstrap behind the intervals (default: 2000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the bootstrap (default: 0)")
     parser.add_argument(

@@ -1,7 +1,6 @@
-"""Arguments that say which log: the same for `train`, `evaluate` and `dataset`.
+"""Arguments that say which log, and what a number of things may be: the same for all commands of this room.
 
-Enters: a parser; parsed arguments. Leaves: the log. Called by `commands.py` and
-`served_commands.py`.
+Enters: a parser; parsed arguments. Leaves: the log. Called by the commands' files.
 """
 
 import argparse
@@ -19,6 +18,13 @@ if TYPE_CHECKING:
 MOVIELENS = "movielens-100k"
 
 
+def counted(text: str) -> int:
+    """The type of an argument that says how many; raises `argparse.ArgumentTypeError` for anything but 1 or more."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     """Which log, how its columns are called, and how much of it."""
     parser.add_argument(
@@ -34,7 +40,7 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--type", choices=("play", "click", "thumb"), help="type of the rows that name none")
     parser.add_argument("--time-unit", choices=("ms", "s"), default="ms", help="unit of the file's times (default: ms)")
-    parser.add_argument("--max-events", type=int, metavar="N", help="only about the first N events of the log")
+    parser.add_argument("--max-events", type=counted, metavar="N", help="only about the first N events of the log")
     parser.add_argument("--hours", type=float, metavar="H", help="only the first H hours of the log")
 
 

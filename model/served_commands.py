@@ -18,7 +18,7 @@ from infra.connected import require_broker
 from infra.errors import ArtifactInvalid, NowrankError, SchemaMismatch
 from infra.logs import QUIET
 from infra.settings import Settings, load_settings
-from model.log_arguments import MOVIELENS
+from model.log_arguments import MOVIELENS, counted
 
 if TYPE_CHECKING:
     from model.artifact import Artifact
@@ -119,7 +119,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--log", default=MOVIELENS, help=f"with --from log: the log (default: {MOVIELENS})")
     parser.add_argument(
-        "--max-labels", type=int, metavar="N", help="with --from log: at most N labels of each task (default: all)"
+        "--max-labels", type=counted, metavar="N", help="with --from log: at most N labels of each task (default: all)"
     )
     parser.add_argument(
         "--margin", type=float, default=0.01, help="how much worse NDCG@10 may be, as a share (default: 0.01)"
@@ -131,7 +131,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BOUND",
         help="greatest calibration error, as a share of the mean label (default: 0.5)",
     )
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    parser.add_argument("--resamples", type=counted, default=1000, help="of the bootstrap (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the bootstrap (default: 0)")
     parser.add_argument("--join-again", action="store_true", help="join labels from the events, whatever `labels` says")
     parser.add_argument("--dry-run", action="store_true", help="judge, and leave everything as it is")

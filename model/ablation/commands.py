@@ -13,7 +13,7 @@ from infra.settings import load_settings
 from model.ablation.question import RESAMPLES, SEEDS, TESTED, Question
 from model.ablation.variants import COMPARISONS
 from model.config import TrainConfig
-from model.log_arguments import add_log_arguments, log_of
+from model.log_arguments import add_log_arguments, counted, log_of
 
 
 def ablate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +28,15 @@ def ablate_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", action="append", choices=list(COMPARISONS), metavar="GROUP",
         help=f"only these differences: {', '.join(COMPARISONS)} (may be repeated; default: all)",
     )  # fmt: skip
-    add("--seeds", type=int, default=SEEDS, help=f"networks of each variant; a claim needs 5 (default: {SEEDS})")
-    add("--labels", type=int, metavar="N", help="train on about N labels (default: as `nowrank train`)")
+    add("--seeds", type=counted, default=SEEDS, help=f"networks of each variant; a claim needs 5 (default: {SEEDS})")
+    add("--labels", type=counted, metavar="N", help="train on about N labels (default: as `nowrank train`)")
     add(
-        "--max-labels", type=int, default=TESTED, metavar="N",
+        "--max-labels", type=counted, default=TESTED, metavar="N",
         help=f"test at most N labels of each task, drawn at random (default: {TESTED})",
     )  # fmt: skip
-    add("--resamples", type=int, default=RESAMPLES, help=f"of the bootstrap (default: {RESAMPLES})")
+    add("--resamples", type=counted, default=RESAMPLES, help=f"of the bootstrap (default: {RESAMPLES})")
     add("--seed", type=int, default=0, help="seed of the draws of labels and negatives (default: 0)")
-    add("--threads", type=int, default=1, help="threads that torch may use (default: 1)")
+    add("--threads", type=counted, default=1, help="threads that torch may use (default: 1)")
     add("--json", nargs="?", const="-", metavar="FILE", help="the result as JSON, to FILE or to standard output")
     parser.epilog = """tasks     one network for all tasks, or one for each
 stages    personalisation: none, clusters, also other recommenders' scores, full

@@ -12,7 +12,7 @@ import msgspec
 from infra.errors import BadInput
 from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
-from model.log_arguments import add_log_arguments, log_of
+from model.log_arguments import add_log_arguments, counted, log_of
 
 if TYPE_CHECKING:
     from model.history.histories import Histories
@@ -38,17 +38,17 @@ def train_history_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget-s", type=float, default=1800.0, help="no epoch begins that would end after so much processor time "
         "(default: 1800)")  # fmt: skip
     add("--resume", action="store_true", help="go on with the run in FOLDER; its own configuration counts")
-    add("--threads", type=int, default=training.threads, help="threads that torch may use (default: 1)")
-    add("--core", type=int, default=CORE, help="leave out users and titles with fewer engagements (default: 5)")
+    add("--threads", type=counted, default=training.threads, help="threads that torch may use (default: 1)")
+    add("--core", type=counted, default=CORE, help="leave out users and titles with fewer engagements (default: 5)")
     for name, text in (
         ("width", "of all vectors"), ("blocks", "layers"), ("heads", "of attention"), ("length", "places looked back"),
     ):  # fmt: skip
-        add(f"--{name}", type=int, default=getattr(sizes, name), help=f"{text} (default: %(default)s)")
+        add(f"--{name}", type=counted, default=getattr(sizes, name), help=f"{text} (default: %(default)s)")
     add("--dropout", type=float, default=sizes.dropout, help="(default: %(default)s)")
     add("--temperature", type=float, help="score by cosine over this (default: by inner product)")
     add("--stochastic-length", type=float, metavar="ALPHA", help="HSTU's alpha, at most 2 (default: off)")
     for name in ("epochs", "patience", "batch"):
-        add(f"--{name}", type=int, default=getattr(training, name), help="(default: %(default)s)")
+        add(f"--{name}", type=counted, default=getattr(training, name), help="(default: %(default)s)")
     for name in ("learning-rate", "weight-decay"):
         add(f"--{name}", type=float, default=getattr(training, name.replace("-", "_")), help="(default: %(default)s)")
     parser.epilog = """LOG may also be a folder with MovieLens in order, without times: ratings_ordered.tsv.gz;
@@ -110,7 +110,7 @@ def evaluate_history_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs; the first is the base")
     parser.add_argument("--part", choices=["validation", "test"], default="test", help="hyper-parameters are chosen on "
         "validation, claims are made on test (default: test)")  # fmt: skip
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap over users (default: 2000)")
+    parser.add_argument("--resamples", type=counted, default=2000, help="of the bootstrap over users (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON too")
     parser.epilog = """examples:

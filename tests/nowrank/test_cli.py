@@ -28,6 +28,14 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys: pytest.Captur
     assert "rank" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("said", ["0", "-3", "1.5", "many"])
+def test_how_many_is_a_whole_number_from_1_on(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", f"--epochs={said}"])
+    assert ended.value.code == 2
+    assert f"'{said}' is no whole number from 1 on" in capsys.readouterr().err
+
+
 def test_a_command_that_fails_says_why_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
