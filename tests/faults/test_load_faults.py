@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+from itertools import combinations
 
 import psutil
 import pytest
@@ -99,5 +100,6 @@ def _watch(worker: Worker) -> tuple[dict[float, float], dict[float, float]]:
 
 
 def _slope_per_minute(samples: dict[float, float]) -> float:
-    """The slope of the least-squares line."""
-    return 60 * statistics.linear_regression(list(samples), list(samples.values())).slope
+    """The median slope between two samples (Theil and Sen): a step, as after a stall of the machine, is no growth."""
+    pairs = combinations(samples.items(), 2)
+    return 60 * statistics.median((later - earlier) / (end_s - begin_s) for (begin_s, earlier), (end_s, later) in pairs)
