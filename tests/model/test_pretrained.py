@@ -27,6 +27,8 @@ WIDTH, VECTOR = 16, 64
 QUICK = replace(SMALL, epochs=1, train_labels=200)
 CONFIG = TrainingConfig(model=EncoderConfig(width=WIDTH, heads=2, blocks=1, length=8), epochs=1, batch=8)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(small_log: Log) -> DataSet:
