@@ -4,6 +4,8 @@ Enters: a plan and an empty folder. Leaves: `KnownWorld`, networks fitted in it,
 one. Called by the benchmarks of position bias and of the truth. All of it is synthetic.
 """
 
+import argparse
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from model.promotion import list_ndcg
 from model.served_dataset import ServedExamples, build_served, replay_of
 from model.served_fit import ServedFit
 from model.simulation.files import write_simulation
-from model.simulation.law import Floats
+from model.simulation.law import Floats, law_with
 from model.simulation.served import read_simulated
 from model.simulation.simulator import Plan
 from model.simulation.truth import RequestTruth
@@ -48,6 +50,23 @@ class KnownWorld:
         """The truth of some lists, in their order."""
         found = {request.ranking_id: request for request in self.truth.requests()}
         return [found[ranking_id] for ranking_id in served.ranking_ids]
+
+
+def add_world_arguments(parser: argparse.ArgumentParser, worlds: Collection[str], seeds: Sequence[int]) -> None:
+    """How large the worlds are, which ones, how long is learned in them, and where the figures go."""
+    parser.add_argument("--members", type=int, default=600)
+    parser.add_argument("--titles", type=int, default=400)
+    parser.add_argument("--days", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    parser.add_argument("--worlds", nargs="+", choices=worlds, default=list(worlds))
+    parser.add_argument("--json", type=Path, metavar="FILE")
+
+
+def asked_world(args: argparse.Namespace, seed: int, changes: tuple[str, ...]) -> tuple[Plan, TrainConfig]:
+    """The plan of a world whose law has these changes, and how to train in it."""
+    plan = Plan(args.members, args.titles, args.days, seed, law=law_with(changes))
+    return plan, TrainConfig(model=SIZES, epochs=args.epochs, patience=2, learning_rate=2e-3, threads=1, seed=seed)
 
 
 def make_known_world(plan: Plan, folder: Path) -> KnownWorld:

@@ -21,7 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.known_world import SIZES, fit_in, make_known_world, numbered, true_order_taus
+from benchmarks.known_world import (
+    add_world_arguments,
+    asked_world,
+    fit_in,
+    make_known_world,
+    numbered,
+    true_order_taus,
+)
 from features.engagement import TASK_NAMES
 from infra.clock import monotonic_s
 from model.config import TrainConfig
@@ -29,7 +36,7 @@ from model.fit import logits_of
 from model.intervals import paired_interval
 from model.position_bias import CORRECTIONS, Correction
 from model.served_fit import ServedFit
-from model.simulation.law import Floats, Law, law_with
+from model.simulation.law import Floats, Law
 from model.simulation.simulator import Plan
 
 # By the default of the simulator the policy is mostly right about its members; in the other world it also promotes
@@ -97,22 +104,15 @@ def _table(results: list[dict[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run each world and seed; 0 when the first correction gains in the promoted world, each interval above zero."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--members", type=int, default=600)
-    parser.add_argument("--titles", type=int, default=400)
-    parser.add_argument("--days", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    add_world_arguments(parser, WORLDS, seeds=[1])
     parser.add_argument("--corrections", nargs="+", choices=CORRECTIONS[1:], default=CORRECTIONS[1:])
-    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
-    parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     begin_s = monotonic_s()
     corrections: tuple[Correction, ...] = ("none", *args.corrections)
     results = []
     for world, seed in product(args.worlds, args.seeds):
-        plan = Plan(args.members, args.titles, args.days, seed, law=law_with(WORLDS[world]))
-        config = TrainConfig(model=SIZES, epochs=args.epochs, patience=2, learning_rate=2e-3, threads=1, seed=seed)
+        plan, config = asked_world(args, seed, WORLDS[world])
         with tempfile.TemporaryDirectory() as folder:
             trial = Trial(plan, config, corrections)
             results.append({"world": world} | run_trial(trial, Path(folder) / "world"))

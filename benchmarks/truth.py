@@ -31,6 +31,8 @@ from benchmarks.gate_ceiling import Bayes, seen_by_gate, told_gate
 from benchmarks.known_world import (
     SIZES,
     KnownWorld,
+    add_world_arguments,
+    asked_world,
     fit_in,
     make_known_world,
     true_order_ndcgs,
@@ -51,8 +53,7 @@ from model.config import TrainConfig
 from model.fit import logits_of
 from model.served_dataset import ServedExamples
 from model.served_fit import ServedFit
-from model.simulation.law import MORE_LIKE_THIS, Bools, Floats, law_with
-from model.simulation.simulator import Plan
+from model.simulation.law import MORE_LIKE_THIS, Bools, Floats
 
 WORLDS = {"default": (), "no moods": ("mood_share=0",)}
 SIDES = {"blend": SIZES, "history": replace(SIZES, short=False), "session": replace(SIZES, long=False)}
@@ -153,13 +154,7 @@ def _mean_gates(parts: Sequence[Gates]) -> Gates:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run each world and seed; 0 when what is asked of calibration, order and the null case holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--members", type=int, default=600)
-    parser.add_argument("--titles", type=int, default=400)
-    parser.add_argument("--days", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add_world_arguments(parser, WORLDS, seeds=[1, 2, 3])
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     begin_s = monotonic_s()
@@ -167,8 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.worlds:
         trials = []
         for seed in args.seeds:
-            plan = Plan(args.members, args.titles, args.days, seed, law=law_with(WORLDS[name]))
-            config = TrainConfig(model=SIZES, epochs=args.epochs, patience=2, learning_rate=2e-3, threads=1, seed=seed)
+            plan, config = asked_world(args, seed, WORLDS[name])
             with tempfile.TemporaryDirectory() as folder:
                 trials.append(run_trial(make_known_world(plan, Path(folder) / "world"), config))
             print(json.dumps(trials[-1].figures), file=sys.stderr, flush=True)

@@ -201,7 +201,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Evaluate an artifact, or the baselines alone, on the last part of a log."""
     from model.evaluate import evaluate_artifact
     from model.progress import shown_progress
-    from model.report import preamble, result_table, slices_table, write_report
+    from model.report import preamble, put_json, result_table, slices_table, write_report
 
     settings = load_settings()
     log = log_of(args, settings)
@@ -218,11 +218,7 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     if args.out is not None:
         write_report(result, args.out)
-    if args.json is not None:
-        text = msgspec.json.format(msgspec.json.encode(result), indent=1)
-        if args.json == "-":
-            print(text.decode())
-            return 0
-        Path(args.json).write_bytes(text + b"\n")
+    if args.json is not None and put_json(result, args.json):
+        return 0
     print(f"{result_table(result)}\n{slices_table(result)}\n{preamble(result)}", end="")
     return 0

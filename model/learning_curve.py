@@ -30,5 +30,5 @@ def write_curve(report: TrainReport, folder: Path) -> None:
             for name in ("train_loss", "middle_loss"):
                 panel.plot([point["epoch"] for point in points], [point[name] for point in points], marker="o",
                            label=name.replace("_", " "))  # fmt: skip
-            panel.set(xlabel="epoch", ylabel="binary cross entropy")
+            panel.set(xlabel="epoch", ylabel="loss")
             panel.legend()

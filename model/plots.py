@@ -19,16 +19,16 @@ def has_plots() -> bool:
 
 
 @contextmanager
-def draw(path: Path, panels: int) -> Iterator[list[Any]]:
-    """So many panels side by side, to be drawn on, and written to `path` when the block ends; none without
-    matplotlib.
+def draw(path: Path, panels: int, inches: tuple[float, float] = PANEL_INCHES) -> Iterator[list[Any]]:
+    """So many panels side by side, each of so many inches, to be drawn on, and written to `path` when the block ends;
+    none without matplotlib.
     """
     if not has_plots():
         yield []
         return
     import_module("matplotlib").use("Agg")
     pyplot: Any = import_module("matplotlib.pyplot")
-    wide, high = PANEL_INCHES
+    wide, high = inches
     figure, axes = pyplot.subplots(1, panels, figsize=(wide * panels, high), squeeze=False)
     try:
         yield list(axes[0])

@@ -1,7 +1,7 @@
 """The report: an evaluation's result as tables for people.
 
 Enters: the result of `evaluate.py`. Leaves: Markdown; in a folder also JSON and, where matplotlib is installed, a plot.
-Called by `nowrank evaluate`.
+Called by `nowrank evaluate`; what any result needs, also by `nowrank ablate`.
 """
 
 from pathlib import Path
@@ -79,7 +79,7 @@ def preamble(result: dict[str, Any]) -> str:
     drawn = "all" if count is None else f"at most {count}, drawn at random,"
     cut = result["labels_left_out"]
     left_out = f" The oldest {cut:,} labels were left out, so that the state began empty there." if cut else ""
-    derived = f" {result['derived'][:1].upper()}{result['derived'][1:]}." if result["derived"] else ""
+    derived = derived_sentence(result)
     drawn = f"{drawn[:1].upper()}{drawn[1:]} positive labels per task of the last tenth of the log"
     titles, resamples = f"{result['catalogue']:,} titles", f"{result['resamples']} resamples of users"
     without = "".join(f" Without {name}: {reason}." for name, reason in result["baselines_left_out"].items())
@@ -88,17 +88,40 @@ def preamble(result: dict[str, Any]) -> str:
 
 def write_report(result: dict[str, Any], folder: Path) -> list[str]:
     """Write `result.json`, `result.md` and, where matplotlib is installed, a plot; the names of what was written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     tables = [
         ("Result", result_table(result)), ("Slices", slices_table(result)),
         ("Exposure, stability, calibration", exposure_table(result)), ("Settings chosen", tuned_lines(result)),
     ]  # fmt: skip
-    parts = [preamble(result), *(f"## {title}\n\n{table}" for title, table in tables)]
-    (folder / "result.md").write_text("\n".join(parts))
-    written = ["result.json", "result.md"]
+    written = write_result(result, [preamble(result), *(f"## {title}\n\n{table}" for title, table in tables)], folder)
     _plot(result, folder / PLOT)
     return [*written, PLOT] if has_plots() else written
+
+
+def write_result(result: dict[str, Any], parts: list[str], folder: Path) -> list[str]:
+    """Write `result.json`, and Markdown as `result.md`; the names of both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_bytes(_json(result))
+    (folder / "result.md").write_text("\n".join(parts))
+    return ["result.json", "result.md"]
+
+
+def put_json(result: dict[str, Any], where: str) -> bool:
+    """Write the result as JSON to a file, or print it where the file is `-`; whether it was printed."""
+    if where == "-":
+        print(_json(result).decode(), end="")
+        return True
+    Path(where).write_bytes(_json(result))
+    return False
+
+
+def derived_sentence(result: dict[str, Any]) -> str:
+    """What was derived of the log's events, as a sentence after others; nothing where nothing was."""
+    derived = result["derived"]
+    return f" {derived[:1].upper()}{derived[1:]}." if derived else ""
+
+
+def _json(result: dict[str, Any]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
 
 
 def _models(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -7,8 +7,6 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import msgspec
-
 from infra.settings import load_settings
 from model.ablation.question import RESAMPLES, SEEDS, TESTED, Question
 from model.ablation.variants import COMPARISONS
@@ -56,6 +54,7 @@ def ablate(args: argparse.Namespace) -> int:
     from model.ablation.report import comparisons_table, models_table, preamble, write_study
     from model.ablation.study import run_study
     from model.progress import shown_progress
+    from model.report import put_json
 
     settings = load_settings()
     config = TrainConfig(seed=args.seed, threads=args.threads)
@@ -63,18 +62,14 @@ def ablate(args: argparse.Namespace) -> int:
         config = dataclasses.replace(config, train_labels=args.labels)
     question = Question(
         tuple(group for group in COMPARISONS if args.only is None or group in args.only),
-        max(1, args.seeds), args.max_labels, args.resamples, config,
+        args.seeds, args.max_labels, args.resamples, config,
     )  # fmt: skip
     folder = args.out or settings.state_dir / "ablation"
     log = log_of(args, settings)
     with shown_progress() as progress:
         result = run_study(log, question, folder, progress)
     written = write_study(result, folder)
-    if args.json is not None:
-        text = msgspec.json.format(msgspec.json.encode(result), indent=1)
-        if args.json == "-":
-            print(text.decode())
-            return 0
-        Path(args.json).write_bytes(text + b"\n")
+    if args.json is not None and put_json(result, args.json):
+        return 0
     print(f"{comparisons_table(result)}\n{models_table(result)}\n{preamble(result)}\n{folder}: {', '.join(written)}")
     return 0

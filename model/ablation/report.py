@@ -4,12 +4,11 @@ Enters: the result of `study.py`. Leaves: Markdown; in a folder also JSON and, w
 Called by `nowrank ablate`.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from model.plots import draw, has_plots
+from model.report import derived_sentence, write_result
 
 PLOT = "differences.png"
 
@@ -17,12 +16,12 @@ PLOT = "differences.png"
 def preamble(result: dict[str, Any]) -> str:
     """What was measured, in a few sentences."""
     labels = ", ".join(f"{count:,} {task}" for task, count in result["labels"].items())
-    derived = f" {result['derived'][:1].upper()}{result['derived'][1:]}." if result["derived"] else ""
     seeds = "1 seed: the network itself may be a lucky one" if result["seeds"] == 1 else f"{result['seeds']} seeds"
     return (
         f"{result['train_labels']:,} training labels, at most {result['epochs']} epochs, {seeds}; tested: {labels} "
         f"labels of {result['users']:,} users, {result['catalogue']:,} titles in the catalogue, "
-        f"{result['resamples']:,} resamples of users; Holm over {len(result['comparisons'])} differences.{derived}\n"
+        f"{result['resamples']:,} resamples of users; Holm over {len(result['comparisons'])} differences."
+        f"{derived_sentence(result)}\n"
     )
 
 
@@ -53,14 +52,10 @@ def comparisons_table(result: dict[str, Any]) -> str:
 
 def write_study(result: dict[str, Any], folder: Path) -> list[str]:
     """Write `result.json`, `result.md` and, where matplotlib is installed, a plot; the names of what was written."""
-    (folder / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     parts = [preamble(result), f"## Differences\n\n{comparisons_table(result)}", f"## Models\n\n{models_table(result)}"]
-    (folder / "result.md").write_text("\n".join(parts))
-    written = ["result.json", "result.md"]
-    if find_spec("matplotlib") is not None:
-        _plot(result, folder / PLOT)
-        written.append(PLOT)
-    return written
+    written = write_result(result, parts, folder)
+    _plot(result, folder / PLOT)
+    return [*written, PLOT] if has_plots() else written
 
 
 def _mean(of_task: dict[str, Any]) -> str:
@@ -74,22 +69,15 @@ def _title(one: dict[str, Any]) -> str:
 
 
 def _plot(result: dict[str, Any], path: Path) -> None:
-    matplotlib: Any = import_module("matplotlib")
-    matplotlib.use("Agg")
-    pyplot: Any = import_module("matplotlib.pyplot")
-
     tasks = list(result["labels"])
     rows = max(sum(one["task"] == task for one in result["comparisons"]) for task in tasks)
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(6 * len(tasks), 1 + 0.35 * rows), squeeze=False)
-    for axis, task in zip(axes[0], tasks, strict=True):
-        found = [one for one in reversed(result["comparisons"]) if one["task"] == task]
-        for place, one in enumerate(found):
-            colour = "C0" if one["significant"] else "0.6"
-            axis.plot([one["low"], one["high"]], [place, place], color=colour)
-            axis.plot([one["difference"]], [place], "o", color=colour)
-        axis.axvline(0.0, color="0.3", linewidth=0.8)
-        axis.set_yticks(range(len(found)), [_title(one) for one in found], fontsize=8)
-        axis.set(title=task, xlabel="NDCG@10, 95 %; grey: not significant")
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
+    with draw(path, len(tasks), inches=(6, 1 + 0.35 * rows)) as panels:
+        for panel, task in zip(panels, tasks, strict=False):
+            found = [one for one in reversed(result["comparisons"]) if one["task"] == task]
+            for place, one in enumerate(found):
+                colour = "C0" if one["significant"] else "0.6"
+                panel.plot([one["low"], one["high"]], [place, place], color=colour)
+                panel.plot([one["difference"]], [place], "o", color=colour)
+            panel.axvline(0.0, color="0.3", linewidth=0.8)
+            panel.set_yticks(range(len(found)), [_title(one) for one in found], fontsize=8)
+            panel.set(title=task, xlabel="NDCG@10, 95 %; grey: not significant")

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -253,6 +254,17 @@ def break_fold(monkeypatch: pytest.MonkeyPatch, item_id: str) -> None:
     monkeypatch.setattr("streams.label_agent.fold_shown", breaking)
 
 
+def break_labels(monkeypatch: pytest.MonkeyPatch, breaks: Callable[[str, ShownState], bool]) -> None:
+    """Labels with a bug: they cannot be had of some members' rows."""
+
+    def breaking(user_id: str, state: ShownState, window_ms: int) -> dict[str, RankingLabels]:
+        if breaks(user_id, state):
+            raise KeyError(user_id)
+        return labels_of_row(user_id, state, window_ms)
+
+    monkeypatch.setattr("streams.label_agent.labels_of_row", breaking)
+
+
 def dead_letters_counted(worker: Worker) -> float | None:
     return worker.metrics.registry.get_sample_value("nowrank_worker_dead_letters_total", {"reason": POISON})
 
@@ -295,12 +307,10 @@ def test_a_repaired_fold_labels_the_dead_letters_that_are_sent_again(
 def test_a_record_after_which_the_row_can_have_no_labels_is_a_dead_letter_and_stays_out_of_the_row(
     settings: Settings, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaking(user_id: str, state: ShownState, window_ms: int) -> dict[str, RankingLabels]:
-        if any(one.item_id == "c" for reactions in state.reactions.values() for one in reactions):
-            raise KeyError("c")
-        return labels_of_row(user_id, state, window_ms)
+    def knows_c(user_id: str, state: ShownState) -> bool:
+        return any(one.item_id == "c" for reactions in state.reactions.values() for one in reactions)
 
-    monkeypatch.setattr("streams.label_agent.labels_of_row", breaking)
+    break_labels(monkeypatch, knows_c)
     world = World()
     publish_some(world, 60, seed=8)
     work(settings, world, batch=20)
@@ -318,13 +328,7 @@ def test_a_row_that_can_have_no_labels_keeps_only_its_own_users_records(
     world = World()
     publish_some(world, 30, seed=9)
     work(settings, world)
-
-    def breaking(user_id: str, state: ShownState, window_ms: int) -> dict[str, RankingLabels]:
-        if user_id == "u1":
-            raise KeyError("an old row")
-        return labels_of_row(user_id, state, window_ms)
-
-    monkeypatch.setattr("streams.label_agent.labels_of_row", breaking)
+    break_labels(monkeypatch, lambda user_id, state: user_id == "u1")
     before = len(world.records)
     publish_some(world, 30, seed=10)
     work(settings, world)
