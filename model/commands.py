@@ -199,23 +199,17 @@ examples:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluate an artifact, or the baselines alone, on the last part of a log."""
-    from model.evaluate import evaluate_artifact
+    from model.evaluate import Scope, evaluate_artifact
     from model.progress import shown_progress
     from model.report import preamble, put_json, result_table, slices_table, write_report
 
     settings = load_settings()
     log = log_of(args, settings)
+    without = ("sasrec",) if args.quick or args.without_sasrec else ()
+    scope = Scope(args.max_labels, args.resamples, args.seed, args.quick, without)
     with shown_progress() as progress:
-        result = evaluate_artifact(
-            log,
-            None if args.baselines else args.artifact or settings.artifact_path,
-            max_labels=args.max_labels,
-            resamples=args.resamples,
-            seed=args.seed,
-            quick=args.quick,
-            sasrec=not (args.quick or args.without_sasrec),
-            progress=progress,
-        )
+        artifact_dir = None if args.baselines else args.artifact or settings.artifact_path
+        result = evaluate_artifact(log, artifact_dir, scope, progress)
     if args.out is not None:
         write_report(result, args.out)
     if args.json is not None and put_json(result, args.json):

@@ -8,6 +8,7 @@ graphs that serve (`ranked.py`). The baselines are tuned on the middle part, in 
 `max_labels` draws that many labels per task at random, by seed.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,38 +37,47 @@ QUICK_EVENTS = 300_000
 MOST_SCORES = 2_000_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """How much is evaluated: at most `max_labels` of each task (None: all), bootstrapped `resamples` times.
+
+    `quick` tests QUICK_LABELS of each task and begins with an empty state QUICK_EVENTS before the end of a longer log;
+    `without` leaves out baselines that take a while to fit, by name: "ials", "sasrec".
+    """
+
+    max_labels: int | None = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+    quick: bool = False
+    without: tuple[str, ...] = ("sasrec",)
+
+
+EVERYTHING = Scope()
+
+
 def evaluate_artifact(
-    log: Log,
-    artifact_dir: Path | None,
-    *,
-    max_labels: int | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    quick: bool = False,
-    sasrec: bool = False,
-    progress: Progress | None = None,
+    log: Log, artifact_dir: Path | None, scope: Scope = EVERYTHING, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The result by task (see `outcome.py`) with what it was measured on; without an artifact, of the baselines alone.
 
-    `quick` tests QUICK_LABELS of each task and begins with an empty state QUICK_EVENTS before the end of a longer log;
-    `sasrec` adds that baseline, which takes minutes, where the log is not too long. Raises `BadInput` when the log has
-    no label to test on.
+    Raises `BadInput` when the log has no label to test on.
     """
     progress = progress or Silent()
+    max_labels = scope.max_labels
     begin_s = clock.monotonic_s()
     artifact = load_artifact(artifact_dir) if artifact_dir is not None else None
     parts = artifact_parts(artifact, log) if artifact is not None else log_parts(log)
     labels = len(log.labels)
-    if quick:
+    if scope.quick:
         max_labels = QUICK_LABELS if max_labels is None else min(max_labels, QUICK_LABELS)
         log = newest_part(log, parts.train_end_ms, QUICK_EVENTS)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(scope.seed)
     roles = draw_roles(log, parts, max_labels, rng)
     if not roles.tests():
         raise BadInput(
             "too_few_labels", f"the log has no positive label after {parts.middle_end_ms}, where the middle part ends"
         )
-    fitted, left_out = fitted_baselines(log, parts, sasrec, seed, progress)
+    fitted, left_out = fitted_baselines(log, parts, scope, progress)
     make_score = (lambda replay: model_scores(artifact, replay)) if artifact is not None else None
     ranked = rank_log(log, parts, roles, Entrants(make_score, fitted), rng, progress)
     progress.step("intervals", 1)
@@ -80,33 +90,33 @@ def evaluate_artifact(
         "test_begin_ms": parts.middle_end_ms,
         "max_labels_per_task": max_labels,
         "labels_without_rank": ranked.without_rank,
-        "resamples": resamples,
-        "seed": seed,
+        "resamples": scope.resamples,
+        "seed": scope.seed,
         "tuned": ranked.tuned,
         "baselines_left_out": left_out,
-        **task_results(ranked, resamples, rng),
+        **task_results(ranked, scope.resamples, rng),
         "took_s": clock.monotonic_s() - begin_s,
     }
 
 
 def fitted_baselines(
-    log: Log, parts: Parts, sasrec: bool, seed: int, progress: Progress
+    log: Log, parts: Parts, scope: Scope, progress: Progress
 ) -> tuple[tuple[Fitted, ...], dict[str, str]]:
     """The baselines that are fitted, and those that are left out, with the reason."""
     fitted: list[Fitted] = [FittedEase()]
-    left_out = {}
-    if has_ials():
+    left_out = dict.fromkeys(scope.without, "not asked for")
+    if "ials" not in left_out and has_ials():
         fitted.append(FittedIals())
     else:
-        left_out["ials"] = "the library implicit is not installed: pip install 'nowrank[evaluate]'"
-    if not sasrec:
-        left_out["sasrec"] = "not asked for"
-    elif len(log.labels) * len(log.items) > MOST_SCORES:
+        left_out.setdefault("ials", "the library implicit is not installed: pip install 'nowrank[evaluate]'")
+    if "sasrec" in left_out:
+        return tuple(fitted), left_out
+    if len(log.labels) * len(log.items) > MOST_SCORES:
         left_out["sasrec"] = f"the log is too long: labels times titles are more than {MOST_SCORES:,}"
     else:
         from model.sasrec_baseline import FittedSasrec
 
-        fitted.append(FittedSasrec(log, parts.train_end_ms, seed, progress))
+        fitted.append(FittedSasrec(log, parts.train_end_ms, scope.seed, progress))
     return tuple(fitted), left_out
 
 

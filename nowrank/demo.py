@@ -77,7 +77,7 @@ def demo(args: argparse.Namespace) -> int:
 
 def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Steps 3 to 10, on the running stack."""
-    from model.evaluate import evaluate_artifact
+    from model.evaluate import Scope, evaluate_artifact
     from model.progress import shown_progress
     from model.train import train_on_log
     from nowrank.demo_replay import percentile, play_live, replay
@@ -115,9 +115,8 @@ def _play(settings: Settings, stack: dict[str, Any], folder: Path) -> dict[str, 
     verified = _verify(settings)
     _say("10 evaluation on the held-out last days, full ranking")
     with shown_progress() as progress:
-        evaluation = evaluate_artifact(
-            log, settings.artifact_path, max_labels=EVALUATED_LABELS_PER_TASK, progress=progress
-        )
+        scope = Scope(max_labels=EVALUATED_LABELS_PER_TASK, without=("ials", "sasrec"))
+        evaluation = evaluate_artifact(log, settings.artifact_path, scope, progress)
     pre_query = evaluation["tasks"]["pre_query"]
     return {
         "events": replayed.events,

@@ -28,7 +28,7 @@ from features.model_inputs import RequestInputs, request_inputs
 from features.vector import COLUMN_NAMES, COLUMNS, Context, Matrix, pair_matrix
 from model.ablation.variants import RETURNING
 from model.data_set import DataSet
-from model.evaluate import fitted_baselines
+from model.evaluate import Scope, fitted_baselines
 from model.moments import Moment
 from model.neighbours import Sources, context_sources, similarities
 from model.progress import Progress
@@ -98,7 +98,7 @@ def record(log: Log, data: DataSet, max_labels: int | None, seed: int, folder: P
     try:
         with (staging / PAIRS).open("wb") as pairs_file:
             recorder = Recorder(data, np.random.default_rng(seed), returning, pairs_file)
-            fitted, _ = fitted_baselines(log, parts, False, seed, progress)
+            fitted, _ = fitted_baselines(log, parts, Scope(seed=seed), progress)
             ranked = rank_log(log, parts, roles, Entrants(recorder.listen, fitted), rng, progress)
         recorder.write(ranked, staging)
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,7 @@ import pytest
 from infra.errors import BadInput
 from model.artifact import load_artifact
 from model.ease_baseline import FittedEase
-from model.evaluate import artifact_parts, evaluate_artifact, log_parts, model_scores
+from model.evaluate import Scope, artifact_parts, evaluate_artifact, log_parts, model_scores
 from model.ials_baseline import FittedIals
 from model.outcome import correct, next_overlap, task_result, user_auc
 from model.progress import Silent
@@ -33,7 +33,7 @@ EXTRAS = ("auc_user", "coverage", "gini")
 @pytest.fixture(scope="module")
 def result(small_log: Log, trained: Trained) -> dict[str, Any]:
     """The evaluation of the small artifact."""
-    return evaluate_artifact(small_log, trained[0], max_labels=12, resamples=50)
+    return evaluate_artifact(small_log, trained[0], Scope(max_labels=12, resamples=50))
 
 
 def test_the_result_holds_every_task_and_model_with_intervals(result: dict[str, Any], trained: Trained) -> None:
@@ -78,7 +78,7 @@ def test_the_report_says_where_a_difference_is_not_significant(result: dict[str,
 
 
 def test_without_an_artifact_the_baselines_are_compared_with_the_best_of_them(small_log: Log) -> None:
-    result = evaluate_artifact(small_log, None, max_labels=5, resamples=20, quick=True)
+    result = evaluate_artifact(small_log, None, Scope(max_labels=5, resamples=20, quick=True))
     assert result["model_version"] is None
     for of_task in result["tasks"].values():
         assert MODEL not in of_task
@@ -126,7 +126,7 @@ def test_shuffled_labels_stand_nowhere_in_particular(tmp_path: Path) -> None:
     titles = [item.item_id for item in log.items]
     shuffled = [replace(label, item_id=titles[rng.integers(len(titles))]) for label in log.labels]
     train_on_log(Log(log.items, shuffled), tmp_path / "artifact", config=SMALL)
-    result = evaluate_artifact(Log(log.items, shuffled), tmp_path / "artifact", resamples=10)
+    result = evaluate_artifact(Log(log.items, shuffled), tmp_path / "artifact", Scope(resamples=10))
     for name in BASELINES | {MODEL}:
         found = [of_task[name]["auc_user"] for of_task in result["tasks"].values()]
         assert np.mean(found) == pytest.approx(0.5, abs=0.12)

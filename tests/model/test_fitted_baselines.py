@@ -1,13 +1,12 @@
 """Baselines whose model is fitted: what they score with, and what they may have seen."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from model.baselines import BUDGET, TIE_BREAK, Fitted
-from model.evaluate import fitted_baselines, log_parts
+from model.evaluate import Scope, fitted_baselines, log_parts
 from model.ials_baseline import FittedIals, Ials
 from model.moments import Moment, RecentCounts
 from model.progress import Silent
@@ -111,16 +110,17 @@ def test_sasrec_sees_the_training_part_only(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.array_equal(before, sasrec.family.scores(moment, *setting))
 
 
-def reasons(log: Log, **more: Any) -> tuple[list[str], dict[str, str]]:
+def reasons(log: Log, *without: str) -> tuple[list[str], dict[str, str]]:
     """The names of what is fitted, and why the others are not."""
-    fitted, left_out = fitted_baselines(log, log_parts(log), more.get("sasrec", True), 0, Silent())
+    fitted, left_out = fitted_baselines(log, log_parts(log), Scope(without=without), Silent())
     return [one.family.name for one in fitted], left_out
 
 
 def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     log = make_log(users=5)
     assert reasons(log) == (["ease", "ials", "sasrec"], {})
-    assert set(reasons(log, sasrec=False)[1]) == {"sasrec"}
+    assert reasons(log, "sasrec") == (["ease", "ials"], {"sasrec": "not asked for"})
+    assert reasons(log, "ials", "sasrec")[0] == ["ease"]
     monkeypatch.setattr("model.evaluate.MOST_SCORES", 1)
     monkeypatch.setattr("model.ials_baseline.LIBRARY", "no_such_library")
     names, left_out = reasons(log)

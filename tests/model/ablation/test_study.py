@@ -15,7 +15,7 @@ from model.ablation.requests import Recorded, read_recorded
 from model.ablation.study import DATA_SET, NETWORKS, REQUESTS, run_study
 from model.ablation.variants import FULL, PER_TASK
 from model.data_set import read_data_set
-from model.evaluate import evaluate_artifact
+from model.evaluate import Scope, evaluate_artifact
 from model.progress import Lines, Silent
 from model.train import train_on_data_set
 from streams.labels import Log
@@ -49,7 +49,7 @@ def test_the_whole_network_ranks_as_its_artifact_does(
 ) -> None:
     folder, result = study
     train_on_data_set(read_data_set(folder / DATA_SET), tmp_path / "artifact", config=SMALL, budget_s=1e9)
-    evaluated = evaluate_artifact(small_log, tmp_path / "artifact", max_labels=8, resamples=10)
+    evaluated = evaluate_artifact(small_log, tmp_path / "artifact", Scope(max_labels=8, resamples=10))
     for task, of_task in evaluated["tasks"].items():
         assert result["models"][FULL][task]["ndcg10"] == pytest.approx(of_task["unicorn"]["ndcg10"], abs=1e-6)
         assert result["models"]["blend"][task]["ndcg10"] == pytest.approx(of_task["blend"]["ndcg10"])
