@@ -25,7 +25,7 @@ check: $(INSTALLED) ## format, lint, types, room rules and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # Two files at a time: most of them wait, for an outage to end or a worker to come back. Those that measure run alone.
 slow-tests: $(INSTALLED)

@@ -10,6 +10,7 @@ from features.catalogue import Item
 from tests.serving.untrained import save_untrained_artifact
 
 
+@pytest.mark.slow
 def test_a_quick_run_gives_a_bound_for_every_number_of_candidates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

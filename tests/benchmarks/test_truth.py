@@ -56,6 +56,7 @@ def test_the_true_order_has_a_tau_and_an_ndcg_of_one_and_its_reverse_a_tau_of_mi
     assert (true_order_ndcgs(-utilities, requests) < 1.0).all()
 
 
+@pytest.mark.slow
 def test_a_told_gate_finds_what_its_inputs_hold_and_no_more() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(600, 4)

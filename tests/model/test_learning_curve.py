@@ -14,6 +14,7 @@ REPORT = TrainReport(None, [0.5, 0.4, 0.35], [0.45, 0.41, 0.42], 1.0, 2.0)  # ty
 PNG = b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_both_losses_are_written_by_epoch_as_json_a_table_and_a_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     write_curve(REPORT, tmp_path / "new" / "folder")

@@ -62,6 +62,7 @@ def test_shuffled_labels_teach_nothing(small_log: Log) -> None:
     assert _fitted_auc(small_log, shuffle=True) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_reports_where_the_time_went(trained: tuple[Path, TrainReport]) -> None:
     report = trained[1]
     assert report.train_losses[-1] < report.train_losses[0]
@@ -86,6 +87,7 @@ def test_the_same_seed_gives_the_same_model_whatever_comes_after_the_middle_part
     assert one.version != third.version
 
 
+@pytest.mark.slow
 def test_what_is_switched_off_is_said_in_the_card_and_has_no_effect_in_the_artifact(
     small_log: Log, tmp_path: Path
 ) -> None:
@@ -109,6 +111,7 @@ def test_what_is_switched_off_is_said_in_the_card_and_has_no_effect_in_the_artif
     assert [len(answers) for answers in by_cluster.values()] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_time_that_is_up_ends_training_after_one_epoch(small_log: Log, tmp_path: Path) -> None:
     assert train_on_log(small_log, tmp_path / "artifact", config=QUICK, budget_s=0.0).card.training["epochs"] == 1
     assert load_artifact(tmp_path / "artifact").card.vocabulary
