@@ -30,7 +30,8 @@ class SessionForm(StrEnum):
 @dataclass(frozen=True, slots=True)
 class UnicornConfig:
     """The sizes of the network, and what of it is switched on: `long` and `short` are the two sides of a member,
-    `imputation` the query and the source that stand in for missing ones.
+    `imputation` the query and the source that stand in for missing ones, `co_vectors` where titles begin
+    (`co_vectors.py`; otherwise at random).
     """
 
     personalisation: Personalisation = Personalisation.FULL
@@ -41,9 +42,10 @@ class UnicornConfig:
     crossing: bool = True
     task_feature: bool = True
     streaming_counts: bool = True
+    co_vectors: bool = True
     vector: int = 64
     text: int = 32
-    item_id: int = 32
+    item_id: int = 64
     genre: int = 16
     task: int = 8
     country: int = 4
@@ -66,6 +68,7 @@ SWITCHES = {
     "crossing": "crossing",
     "task": "task_feature",
     "counts": "streaming_counts",
+    "vectors": "co_vectors",
 }
 
 

@@ -4,6 +4,8 @@ Enters: a log, or a folder that `write_data_set` filled. Leaves: `DataSet`. Call
 
     train.parquet, middle.parquet, calibration.parquet   `Examples`, a row each; arrays as lists of fixed length
     neighbours.npz                                       co-play counts at the end of the middle part
+    ease.npz                                             the weights of EASE at that time
+    co_vectors.npz                                       where titles begin, from the training part
     items.json                                           the catalogue
     manifest.json                                        registry hash, range of the log, counts, shapes, SHA-256s
 """
@@ -26,11 +28,12 @@ from features.vector import COLUMN_NAMES
 from infra import clock
 from infra.errors import BadInput, SchemaMismatch
 from model.neighbours import NeighbourTable
-from model.replay_dataset import Examples, Split
+from model.replay_dataset import Examples, Floats, Split
 
 PARTS = ("train", "middle", "calibration")
-NEIGHBOURS, EASE, CATALOGUE, MANIFEST = "neighbours.npz", "ease.npz", "items.json", "manifest.json"
-FILES = (*(f"{part}.parquet" for part in PARTS), NEIGHBOURS, EASE, CATALOGUE)
+NEIGHBOURS, EASE, CO_VECTORS = "neighbours.npz", "ease.npz", "co_vectors.npz"
+CATALOGUE, MANIFEST = "items.json", "manifest.json"
+FILES = (*(f"{part}.parquet" for part in PARTS), NEIGHBOURS, EASE, CO_VECTORS, CATALOGUE)
 ROWS_AT_ONCE = 4096
 
 
@@ -44,6 +47,7 @@ class DataSet:
     table: ItemTable
     neighbours: NeighbourTable
     ease: NeighbourTable
+    co_vectors_VD: Floats
     items: list[Item]
     split: Split
     shift_ms: int
@@ -84,6 +88,7 @@ def write_data_set(data: DataSet, folder: Path) -> Manifest:
             _write_examples(examples, staging / f"{part}.parquet")
         data.neighbours.save(staging / NEIGHBOURS)
         data.ease.save(staging / EASE)
+        np.savez_compressed(staging / CO_VECTORS, vectors_VD=data.co_vectors_VD)
         (staging / CATALOGUE).write_bytes(msgspec.json.encode(data.items))
         manifest = Manifest(
             created_ms=clock.now_ms(),
@@ -127,6 +132,8 @@ def read_data_set(folder: Path) -> DataSet:
         table.set_item(item)
     for item_id in manifest.ids[1:]:
         table.slot(item_id)
+    with np.load(folder / CO_VECTORS, allow_pickle=False) as arrays:
+        co_vectors_VD = arrays["vectors_VD"]
     train, middle, calibration = (_read_examples(folder / f"{part}.parquet", manifest) for part in PARTS)
     return DataSet(
         train,
@@ -135,6 +142,7 @@ def read_data_set(folder: Path) -> DataSet:
         table=table,
         neighbours=NeighbourTable.load(folder / NEIGHBOURS),
         ease=NeighbourTable.load(folder / EASE),
+        co_vectors_VD=co_vectors_VD,
         items=items,
         split=Split(**manifest.split),
         shift_ms=manifest.shift_ms,

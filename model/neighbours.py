@@ -44,6 +44,14 @@ class Sources(NamedTuple):
     weights_S: Floats
 
 
+class Pairs(NamedTuple):
+    """Two titles that were played near each other, and how often, by rising row; each pair stands both ways."""
+
+    rows_P: Ints
+    columns_P: Ints
+    counts_P: Floats
+
+
 class Neighbours(Protocol):
     """What scores candidates by their neighbourhood to source titles."""
 
@@ -76,17 +84,15 @@ class CoPlays:
         few = 4 * len(candidates_N) < len(self.plays_V)
         return self.counts_VV[slots_S[:, None], candidates_N] if few else self.counts_VV[slots_S][:, candidates_N]
 
+    def pairs(self, size: int) -> Pairs:
+        """The pairs among the first `size` slots."""
+        counts_VV = self.counts_VV[:size, :size]
+        rows, columns = np.nonzero(counts_VV)
+        return Pairs(rows, columns, counts_VV[rows, columns])
+
     def table(self, size: int) -> "NeighbourTable":
         """The counts of the first `size` slots as a sparse table."""
-        counts_VV = np.zeros((size, size), np.float32)
-        held = min(size, len(self.plays_V))
-        counts_VV[:held, :held] = self.counts_VV[:held, :held]
-        plays_V = np.zeros(size, np.float32)
-        plays_V[:held] = self.plays_V[:held]
-        rows, columns = np.nonzero(counts_VV)
-        shrunk_V = np.sqrt(plays_V + SHRINKAGE)
-        weights = counts_VV[rows, columns] / (shrunk_V[rows] * shrunk_V[columns])
-        return NeighbourTable(row_begins(rows, size), columns.astype(np.int32), weights)
+        return NeighbourTable.of(self.pairs(size), self.plays_V, size)
 
     def _hold(self, slot: int) -> None:
         size = held = len(self.plays_V)
@@ -107,6 +113,13 @@ class NeighbourTable(NamedTuple):
     begins: Ints
     columns: NDArray[np.int32]
     weights: Floats
+
+    @classmethod
+    def of(cls, pairs: Pairs, plays_V: Floats, size: int) -> "NeighbourTable":
+        """The shrunk cosines of pairs among the first `size` slots."""
+        shrunk_V = np.sqrt(np.pad(plays_V[:size], (0, max(0, size - len(plays_V)))) + SHRINKAGE)
+        weights = pairs.counts_P / (shrunk_V[pairs.rows_P] * shrunk_V[pairs.columns_P])
+        return cls(row_begins(pairs.rows_P, size), pairs.columns_P.astype(np.int32), weights.astype(np.float32))
 
     def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
         """The (N,) scores of the candidates; for a table of `CoPlays` the same as its `scores` up to rounding."""
@@ -194,10 +207,8 @@ def similarities(
     neighbours: Neighbours, ease: Neighbours, sources: tuple[Sources, Sources, Sources], candidates_N: Ints
 ) -> Similarities:
     """The candidates' scores for the three sources of `context_sources`, by co-plays and by EASE, as columns."""
-    columns = [
-        np.arcsinh(CONTRAST * one.scores(source, candidates_N)) for one in (neighbours, ease) for source in sources
-    ]
-    return Similarities(*columns)
+    scores = [one.scores(source, candidates_N) for one in (neighbours, ease) for source in sources]
+    return Similarities(*np.arcsinh(CONTRAST * np.stack(scores)))
 
 
 def _sources(weighted: list[tuple[int, float]]) -> Sources:

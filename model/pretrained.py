@@ -1,11 +1,12 @@
-"""Item vectors that begin where a history encoder ended: stage 3 of UniCoRn, fine-tuned end to end.
+"""Pretrained titles: vectors that were learned before and are fine-tuned end to end; stage 3 of UniCoRn.
 
-Enters: the folder of a run of `nowrank train history`, and the data set that training is about to begin with. Leaves: a
-`Unicorn` whose titles begin as the encoder's item vectors, and who that encoder was. Called by `train.py`.
+Enters: the data set that training is about to begin with, which holds the titles' co-vectors (`co_vectors.py`), or the
+folder of a run of `nowrank train history`. Leaves: a `Unicorn` whose titles begin as these vectors, and whose they are.
+Called by `train.py` and `train_served.py`.
 
-A run that may have seen events after the training part is refused: its vectors would know what came next.
+An encoder that may have seen events after the training part is refused: its vectors would know what came next.
 
-legend: V titles, D width of the encoder's vectors
+legend: V titles, D width of the vectors
 """
 
 import hashlib
@@ -18,28 +19,32 @@ import torch
 from torch import Tensor
 
 from infra.errors import BadInput
-from model.config import TrainConfig
+from model.config import TrainConfig, UnicornConfig
 from model.data_set import DataSet
 from model.history.run_folder import ENCODER, load_encoder
+from model.neighbours import Floats
 from model.unicorn import ID_SCALE, Unicorn
+
+# With fewer there is nothing that vectors could be like.
+LEAST_KNOWN = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """The encoder's vectors by slot (zeros where it knows no such title), and what the artifact's card says of it."""
+    """Vectors by slot, zeros for titles that nothing was learned of, and what the artifact's card says of them."""
 
     vectors_VD: Tensor
     known_V: Tensor
     identity: dict[str, Any]
 
-    def sized(self, config: TrainConfig) -> TrainConfig:
+    def sized(self, config: UnicornConfig) -> UnicornConfig:
         """The configuration with ids as wide as the vectors."""
-        return replace(config, model=replace(config.model, item_id=self.vectors_VD.shape[1]))
+        return replace(config, item_id=self.vectors_VD.shape[1])
 
     @torch.no_grad()
     def begin(self, model: Unicorn) -> None:
-        """Make the ids' embeddings the encoder's vectors, and item vectors begin as the embeddings; a title that the
-        encoder does not know keeps its random one.
+        """Make the ids' embeddings these vectors, and item vectors begin as the embeddings; a title that nothing was
+        learned of keeps its random one.
         """
         known_V1 = self.known_V[:, None]
         weight_VD = model.items.item_id.weight
@@ -59,9 +64,29 @@ def narrowed(vectors_VD: Tensor, width: int) -> Tensor:
     return turned_VD
 
 
+def pretrained_titles(data: DataSet, config: TrainConfig) -> Pretrained | None:
+    """Where the configuration lets titles begin; None is at random. Raises as `read_pretrained`."""
+    if config.history_encoder is not None:
+        return read_pretrained(Path(config.history_encoder), data, config.model.vector)
+    return of_co_vectors(data.co_vectors_VD, len(data.table), config.model)
+
+
+def of_co_vectors(co_vectors_VD: Floats, size: int, config: UnicornConfig) -> Pretrained | None:
+    """The co-vectors of a table's first titles, `size` being the table's; None when no two titles were played near each
+    other, or when the configuration is without.
+    """
+    vectors_VD = torch.zeros(size, co_vectors_VD.shape[1])
+    vectors_VD[: len(co_vectors_VD)] = torch.from_numpy(co_vectors_VD)
+    known_V = (vectors_VD != 0).any(dim=1)
+    if not config.co_vectors or int(known_V.sum()) < LEAST_KNOWN:
+        return None
+    vectors_VD = _as_long_as_ids(narrowed(_centred(vectors_VD, known_V), config.vector), known_V)
+    return Pretrained(vectors_VD, known_V, {"vectors": "co-plays", "titles": int(known_V.sum())})
+
+
 def read_pretrained(folder: Path, data: DataSet, width: int) -> Pretrained:
-    """The run's item vectors, less their mean, as long as random ids are and at most `width` wide. Raises `BadInput`
-    when the run may have seen what comes after the training part, or knows none of the titles.
+    """The run's item vectors, at most `width` wide. Raises `BadInput` when the run may have seen what comes after the
+    training part, or knows none of the titles.
     """
     encoder, card = load_encoder(folder)
     end_ms = data.split.train_end_ms - data.shift_ms
@@ -78,13 +103,22 @@ def read_pretrained(folder: Path, data: DataSet, width: int) -> Pretrained:
     if not known_V.any():
         raise BadInput("other_titles", f"the run in {folder} knows none of the log's titles; train it on the same log")
     vectors_VD = encoder.item_vectors().detach()[torch.from_numpy(rows_V)]
-    vectors_VD = narrowed((vectors_VD - vectors_VD[known_V].mean(dim=0)) * known_V[:, None], width)
-    vectors_VD = vectors_VD * (ID_SCALE / vectors_VD[known_V].std())
+    vectors_VD = _as_long_as_ids(narrowed(_centred(vectors_VD, known_V), width), known_V)
     identity = {
-        "encoder": card.config.model.encoder,
+        "vectors": card.config.model.encoder,
         "sha256": hashlib.sha256((folder / ENCODER).read_bytes()).hexdigest(),
         "histories": card.histories,
         "before_ms": card.before_ms,
         "titles": int(known_V.sum()),
     }
     return Pretrained(vectors_VD, known_V, identity)
+
+
+def _centred(vectors_VD: Tensor, known_V: Tensor) -> Tensor:
+    """The known vectors less their mean; zeros for the others."""
+    return (vectors_VD - vectors_VD[known_V].mean(dim=0)) * known_V[:, None]
+
+
+def _as_long_as_ids(vectors_VD: Tensor, known_V: Tensor) -> Tensor:
+    """The vectors, scaled to what random ids begin with."""
+    return vectors_VD * (ID_SCALE / vectors_VD[known_V].std())

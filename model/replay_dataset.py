@@ -8,7 +8,7 @@ legend: B examples, K candidates (the label's title and its negatives), F column
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from features.model_inputs import RequestInputs, request_inputs
 from features.vector import COLUMN_NAMES, Context, pair_matrix
 from model.aging import AgingNeighbours
+from model.co_vectors import co_vectors
 from model.negatives import Drawn, NegativeSampler
 from model.neighbours import context_sources, similarities
 from model.progress import Progress, advancing
@@ -49,6 +50,17 @@ class Examples:
         return Examples(requests, self.slots_BK[rows], self.labels_BK[rows], self.pairs_BKF[rows], self.rates_BK[rows])
 
 
+class Built(NamedTuple):
+    """Examples of the training part, of the middle part, and of the middle part with uniform negatives for calibration;
+    the titles' vectors at the end of the training part.
+    """
+
+    train: Examples
+    middle: Examples
+    calibration: Examples
+    co_vectors_VD: Floats
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """The log cut by time: warm-up and training before `train_end_ms`, the middle part before `middle_end_ms`, then the
@@ -79,9 +91,8 @@ def build_examples(
     negatives: tuple[int, int],
     rng: np.random.Generator,
     progress: Progress,
-) -> tuple[Examples, Examples, Examples]:
-    """Examples of the training part, of the middle part, and of the middle part with uniform negatives for calibration,
-    in one replay.
+) -> Built:
+    """What training takes of a log, in one replay.
 
     A label of a part is taken with its chance; `negatives` says how many a mixed and a uniform example get.
     """
@@ -89,20 +100,24 @@ def build_examples(
     sampler = NegativeSampler(replay, rng)
     aging = AgingNeighbours(replay, spans=(split.warm_up_end_ms, split.middle_end_ms))
     train, middle, calibration = (ExampleList(replay, aging, 1 + count) for count in (mixed, mixed, uniform))
-    for label in advancing(progress, replay.labels_until(split.middle_end_ms)):
+    for label in advancing(progress, replay.labels_until(split.train_end_ms)):
         roll = rng.random()
         if label.ts_ms < split.warm_up_end_ms:
             continue
         aging.keep_up(label.ts_ms)
-        if label.ts_ms < split.train_end_ms:
-            if roll < chances["train"]:
-                train.add(label, sampler.mixed(label, mixed))
-            continue
+        if roll < chances["train"]:
+            train.add(label, sampler.mixed(label, mixed))
+    replay.fold_until(split.train_end_ms)
+    size = len(replay.table)
+    vectors_VD = co_vectors(replay.co_plays.pairs(size), size)
+    for label in advancing(progress, replay.labels_until(split.middle_end_ms)):
+        roll = rng.random()
+        aging.keep_up(label.ts_ms)
         if roll < chances["middle"]:
             middle.add(label, sampler.mixed(label, mixed))
         if 1 - roll < chances["calibration"]:
             calibration.add(label, sampler.uniform(label, uniform))
-    return train.arrays(), middle.arrays(), calibration.arrays()
+    return Built(train.arrays(), middle.arrays(), calibration.arrays(), vectors_VD)
 
 
 def replay_columns(replay: Replay, aging: AgingNeighbours, context: Context, slots: Ints) -> Floats:

@@ -7,7 +7,7 @@ the replay.
 
 import numpy as np
 
-from model.neighbours import SHRINKAGE, Floats, Ints, NeighbourTable, Sources, row_begins, shrunk_cosine
+from model.neighbours import Floats, Ints, NeighbourTable, Pairs, Sources, shrunk_cosine
 
 
 class SparseCoPlays:
@@ -47,9 +47,8 @@ class SparseCoPlays:
                 counts_SN[place] = counts_V[candidates_N]
         return counts_SN
 
-    def table(self, size: int) -> NeighbourTable:
-        """The counts of the first `size` slots as a sparse table."""
-        shrunk_V = np.sqrt(np.pad(self.plays_V[:size], (0, max(0, size - len(self.plays_V)))) + SHRINKAGE)
+    def pairs(self, size: int) -> Pairs:
+        """The pairs among the first `size` slots."""
         held = [
             (slot, other, count)
             for slot in range(size)
@@ -57,8 +56,11 @@ class SparseCoPlays:
             if other < size
         ]
         rows, columns, counts = np.array(held, np.int64).reshape(-1, 3).T
-        weights = (counts / (shrunk_V[rows] * shrunk_V[columns])).astype(np.float32)
-        return NeighbourTable(row_begins(rows, size), columns.astype(np.int32), weights)
+        return Pairs(rows, columns, counts.astype(np.float32))
+
+    def table(self, size: int) -> NeighbourTable:
+        """The counts of the first `size` slots as a sparse table."""
+        return NeighbourTable.of(self.pairs(size), self.plays_V, size)
 
     def _hold(self, slot: int) -> None:
         if slot >= len(self.plays_V):

@@ -8,7 +8,7 @@ decides when to stop and calibrates, the last 10 % is never looked at. The artif
 the middle part, as does its fit of EASE.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,10 @@ from model.data_set import DataSet
 from model.ease import fit_ease
 from model.export import write_graphs
 from model.fit import Losses, calibrate, fit, logits_of, sampled_ndcg, standardise
-from model.pretrained import Pretrained, read_pretrained
+from model.pretrained import Pretrained, pretrained_titles
 from model.progress import Progress, Silent
 from model.replay import Replay
-from model.replay_dataset import Examples, Split, build_examples, split_by_time
+from model.replay_dataset import Built, Split, build_examples, split_by_time
 from model.unicorn import Unicorn
 from streams.labels import Log
 
@@ -79,10 +79,7 @@ def train_on_data_set(
     it took to build or read the data set.
     """
     begin_s = clock.monotonic_s()
-    pretrained = None
-    if config.history_encoder is not None:
-        pretrained = read_pretrained(Path(config.history_encoder), data, config.model.vector)
-        config = pretrained.sized(config)
+    pretrained = pretrained_titles(data, config)
     model, catalogue, losses = fit_network(data, config, begin_s + budget_s, progress or Silent(), pretrained)
     logits_BK = logits_of(model, catalogue, data.calibration)
     counts = {"labels": len(data.train), "middle_labels": len(data.middle), "epochs": len(losses[0])}
@@ -96,9 +93,9 @@ def train_on_data_set(
             "created_ms": clock.now_ms(),
             "vocabulary": tuple(data.table.ids),
             "calibration": calibrate(logits_BK, data.calibration, len(Task)),
-            "config": asdict(config),
+            "config": asdict(replace(config, model=model.config)),
             "training": counts
-            | {"shift_ms": data.shift_ms, "history_encoder": pretrained.identity if pretrained is not None else None}
+            | {"shift_ms": data.shift_ms, "titles_begin": pretrained.identity if pretrained is not None else None}
             | asdict(data.split),
             "metrics": {"middle_loss": min(losses[1]), "middle_sampled_ndcg10": ndcg10},
         },
@@ -107,13 +104,14 @@ def train_on_data_set(
 
 
 def fit_network(
-    data: DataSet, config: TrainConfig, deadline_s: float, progress: Progress, pretrained: Pretrained | None = None
+    data: DataSet, config: TrainConfig, deadline_s: float, progress: Progress, pretrained: Pretrained | None
 ) -> tuple[Unicorn, Catalogue, Losses]:
     """A network that has learned from a data set, the titles as it takes them, and both losses by epoch."""
     catalogue = Catalogue.of(data.table)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    model = Unicorn(config.model, vocabulary=len(data.table))
+    sizes = pretrained.sized(config.model) if pretrained is not None else config.model
+    model = Unicorn(sizes, vocabulary=len(data.table))
     if pretrained is not None:
         pretrained.begin(model)
     standardise(model, data.train)
@@ -129,10 +127,10 @@ def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress |
         )
     split = split_by_time(log)
     replay = Replay(log)
-    parts = _build(replay, log, split, config, progress or Silent())
+    built = _build(replay, log, split, config, progress or Silent())
     table = replay.table
     return DataSet(
-        *parts,
+        **built._asdict(),
         table=table,
         neighbours=replay.co_plays.table(len(table)),
         ease=fit_ease(replay.engaged.values(), len(table)),
@@ -144,10 +142,8 @@ def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress |
     )
 
 
-def _build(
-    replay: Replay, log: Log, split: Split, config: TrainConfig, progress: Progress
-) -> tuple[Examples, Examples, Examples]:
-    """The training, middle and calibration examples, about as many of each as the configuration asks for."""
+def _build(replay: Replay, log: Log, split: Split, config: TrainConfig, progress: Progress) -> Built:
+    """The examples, about as many of each part as the configuration asks for."""
     times = np.array([label.ts_ms for label in log.labels])
     warm_up, trained, held = (
         int((times < end_ms).sum()) for end_ms in (split.warm_up_end_ms, split.train_end_ms, split.middle_end_ms)

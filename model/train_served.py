@@ -6,22 +6,26 @@ The rankings are cut by time: 80 % train, the next 10 % decide when to stop and 
 `nowrank promote`. Probabilities are those of a title that is shown, not of one drawn from the catalogue.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from features.engagement import Task
+from features.item_table import ItemTable
 from infra import clock
 from infra.errors import BadInput
 from model.artifact import save_artifact
 from model.batches import Catalogue
+from model.co_vectors import co_vectors
 from model.config import TrainConfig
 from model.ease import fit_ease
 from model.export import write_graphs
 from model.fit import calibrate, logits_of, standardise
+from model.neighbours import Floats
 from model.position_bias import Correction
+from model.pretrained import of_co_vectors
 from model.progress import Progress, Silent
 from model.replay_dataset import Split
 from model.served_dataset import ServedExamples, build_served, replay_of
@@ -58,7 +62,12 @@ def train_on_served(
     catalogue = Catalogue.of(replay.table)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    model = Unicorn(config.model, vocabulary=len(replay.table))
+    pretrained = of_co_vectors(
+        co_vectors_until(served, replay.table, split.train_end_ms), len(replay.table), config.model
+    )
+    model = Unicorn(config.model if pretrained is None else pretrained.sized(config.model), len(replay.table))
+    if pretrained is not None:
+        pretrained.begin(model)
     standardise(model, train.examples)
     fit = ServedFit(model, catalogue, config, correction)
     losses = fit.run(train, middle, begin_s + budget_s, progress)
@@ -77,12 +86,23 @@ def train_on_served(
             "created_ms": clock.now_ms(),
             "vocabulary": tuple(replay.table.ids),
             "calibration": calibrate(logits_BK, middle.examples, len(Task)),
-            "config": asdict(config),
+            "config": asdict(replace(config, model=model.config)),
             "training": training | asdict(split),
             "metrics": {"middle_loss": min(losses[1])},
         },
     )
     return TrainReport(card, *losses, data_s, clock.monotonic_s() - begin_s - data_s)
+
+
+def co_vectors_until(served: ServedLog, table: ItemTable, end_ms: int) -> Floats:
+    """The vectors of the titles by their slots of `table`, from the events before `end_ms`."""
+    early = replay_of(served)
+    early.fold_until(end_ms)
+    size = len(early.table)
+    early_VD = co_vectors(early.co_plays.pairs(size), size)
+    vectors_VD = np.zeros((len(table), early_VD.shape[1]), np.float32)
+    vectors_VD[table.slots(early.table.ids)] = early_VD  # the null title's zeros go to the null slot
+    return vectors_VD
 
 
 def split_served(data: ServedExamples) -> tuple[Split, ServedExamples, ServedExamples]:

@@ -21,6 +21,7 @@ from model.ablation.variants import FULL, SHUFFLED, Variant
 from model.batches import Catalogue, batch_inputs
 from model.config import TrainConfig
 from model.data_set import DataSet
+from model.pretrained import pretrained_titles
 from model.progress import Progress, advancing
 from model.rank_graph import guarded
 from model.ranking_metrics import rank_of
@@ -65,7 +66,7 @@ def _train_and_rank(plan: Plan, variant: Variant, seed: int, progress: Progress)
         ranks[SHUFFLED] = np.zeros(len(recorded))
     for task in wanted:
         data = plan.data if task is None else _of_task(plan.data, task)
-        model, catalogue, _ = fit_network(data, config, inf, progress)
+        model, catalogue, _ = fit_network(data, config, inf, progress, pretrained_titles(data, config))
         weights = f"{variant.slug}-{seed}.pt" if task is None else f"{variant.slug}-{seed}-{task}.pt"
         torch.save(model.state_dict(), plan.folder / weights)
         rows = np.arange(len(recorded)) if task is None else np.flatnonzero(tasks == task)

@@ -45,7 +45,7 @@ def _without(part: str) -> str:
     return f"without {part}"
 
 
-_PARTS = ("imputation", "crossing", "task", "counts")
+_PARTS = ("imputation", "crossing", "task", "counts", "vectors")
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (

@@ -52,10 +52,10 @@ def run(small_log: Log, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_titles_begin_as_the_encoders_vectors_and_unknown_ones_as_before(data: DataSet, run: Path) -> None:
     pretrained = read_pretrained(run, data, VECTOR)
-    config = pretrained.sized(QUICK)
-    assert config.model.item_id == WIDTH
+    config = pretrained.sized(QUICK.model)
+    assert config.item_id == WIDTH
     torch.manual_seed(0)
-    model = Unicorn(config.model, len(data.table))
+    model = Unicorn(config, len(data.table))
     before_VD = model.items.item_id.weight.clone()
     pretrained.begin(model)
     after_VD = model.items.item_id.weight.detach()
@@ -78,11 +78,11 @@ def test_titles_begin_as_the_encoders_vectors_and_unknown_ones_as_before(data: D
 def test_the_card_says_who_the_encoder_was_and_the_artifact_serves(data: DataSet, run: Path, tmp_path: Path) -> None:
     card = train_on_data_set(data, tmp_path / "with", config=replace(QUICK, history_encoder=str(run))).card
     plain = train_on_data_set(data, tmp_path / "without", config=QUICK).card
-    said = load_artifact(tmp_path / "with").card.training["history_encoder"]
-    assert said["encoder"] == "sasrec"
+    said = load_artifact(tmp_path / "with").card.training["titles_begin"]
+    assert said["vectors"] == "sasrec"
     assert said["before_ms"] == data.split.train_end_ms
     assert said["titles"] == len(load_encoder(run)[1].titles)
-    assert plain.training["history_encoder"] is None
+    assert plain.training["titles_begin"]["vectors"] == "co-plays"
     assert card.version != plain.version
 
 
