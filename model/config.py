@@ -86,7 +86,7 @@ class TrainConfig:
     negatives: int = 16
     calibration_negatives: int = 200
     batch: int = 128
-    epochs: int = 3
+    epochs: int = 2
     patience: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
