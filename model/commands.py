@@ -60,7 +60,9 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget-s", type=float, default=150.0, help="no training round begins that would end later (default: 150)"
     )
     parser.add_argument("--labels", type=counted, metavar="N", help="train on about N labels (default: 30000)")
-    parser.add_argument("--epochs", type=counted, metavar="N", help="look at them at most N times (default: 3)")
+    parser.add_argument(
+        "--epochs", type=counted, metavar="N", help="look at them at most N times (default: 2, 3 with --from served)"
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument("--threads", type=counted, default=2, help="threads that torch may use (default: 2)")
     parser.add_argument(
@@ -98,7 +100,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 examples:
   nowrank data get movielens-100k && nowrank train
-  nowrank train ~/ml-100k --out /models/today --labels 60000 --epochs 6 --budget-s 900
+  nowrank train ~/ml-100k --out /models/today --labels 60000 --budget-s 900
   nowrank train events.parquet --items titles.jsonl
   nowrank dataset events.parquet --out built && nowrank train --dataset built
   nowrank train --without crossing --without counts --out /models/plain

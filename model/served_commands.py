@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,8 +73,10 @@ def train_from_served(args: argparse.Namespace, config: "TrainConfig", settings:
     """Train on the rankings that the broker's log holds."""
     from model.learning_curve import write_curve
     from model.progress import shown_progress
-    from model.train_served import train_on_served
+    from model.train_served import DEFAULT, train_on_served
 
+    if args.epochs is None:
+        config = replace(config, epochs=DEFAULT.epochs)
     out_dir = args.out or settings.artifact_path
     served = _read(settings, args.join_again)
     with shown_progress() as progress:
