@@ -25,8 +25,8 @@ from model.history.run_folder import ENCODER, load_encoder
 from model.neighbours import Floats
 from model.unicorn import ID_SCALE, Unicorn
 
-# With fewer there is nothing that vectors could be like.
-LEAST_KNOWN = 2
+# With fewer titles, or with titles that are all alike, there is nothing to tell apart.
+LEAST_KNOWN, LEAST_SCALE = 2, 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +121,4 @@ def _centred(vectors_VD: Tensor, known_V: Tensor) -> Tensor:
 
 def _as_long_as_ids(vectors_VD: Tensor, known_V: Tensor) -> Tensor:
     """The vectors, scaled to what random ids begin with."""
-    return vectors_VD * (ID_SCALE / vectors_VD[known_V].std())
+    return vectors_VD * (ID_SCALE / vectors_VD[known_V].std().clamp(min=LEAST_SCALE))

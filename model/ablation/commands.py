@@ -39,7 +39,7 @@ def ablate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """tasks     one network for all tasks, or one for each
 stages    personalisation: none, clusters, also other recommenders' scores, full
 sides     long-term and short-term, or only one of them; also on labels in a member's third session or later
-parts     without imputation, crossing, the task feature, the streaming counts
+parts     without imputation, crossing, the task feature, the streaming counts, the titles' co-vectors
 order     the events of each session shuffled when they are ranked
 baselines the strongest ones, tuned in the same run
 

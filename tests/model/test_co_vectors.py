@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from model.co_vectors import WIDTH, co_vectors, mutual_information
+from model.config import UnicornConfig
 from model.neighbours import CoPlays, Pairs
+from model.pretrained import of_co_vectors
 from model.progress import Silent
 from model.replay import Replay
 from model.replay_dataset import build_examples, split_by_time
@@ -63,6 +65,14 @@ def test_without_pairs_and_with_few_titles_there_are_vectors_of_the_same_width()
     assert vectors_VD.shape == (3, WIDTH)
     assert vectors_VD[1:].any(axis=1).all()
     assert not vectors_VD[0].any()
+
+
+def test_titles_that_are_all_alike_begin_without_a_direction() -> None:
+    alike = of_co_vectors(np.ones((4, WIDTH), np.float32), 5, UnicornConfig())
+    assert alike is not None
+    assert not alike.vectors_VD.any()
+    assert of_co_vectors(np.zeros((4, WIDTH), np.float32), 5, UnicornConfig()) is None
+    assert of_co_vectors(np.ones((4, WIDTH), np.float32), 5, UnicornConfig(co_vectors=False)) is None
 
 
 def test_the_same_pairs_give_the_same_vectors_and_leave_the_seed_of_training_alone() -> None:
