@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from model.calibration import expected_calibration_error
 from model.exposure import coverage, gini, overlap
-from model.intervals import CONFIDENCE, holm, paired_interval
+from model.intervals import CONFIDENCE, Interval, holm, paired_interval
 from model.ranked import MODEL, Calibration, Ranked, Ranking
-from model.ranking_metrics import ndcg, summarise
+from model.ranking_metrics import METRICS, summarise
 
 RESAMPLES = 2000
 SIGNIFICANT = 1 - CONFIDENCE
@@ -42,8 +42,8 @@ def task_results(ranked: Ranked, resamples: int, rng: np.random.Generator) -> di
 def task_result(
     rankings: Sequence[Ranking], catalogue: int, resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Each model's means and slices, the best baseline by NDCG@10, and the interval of the reference's NDCG@10 minus
-    each other one's, paired by label.
+    """Each model's means and slices, the best baseline by NDCG@10, and the intervals of the reference's metrics minus
+    each other one's, paired by label, also by slice (`minus`); the one that is tested is that of NDCG@10.
     """
     result: dict[str, Any] = means_by_model(rankings)
     for model in result:
@@ -55,25 +55,40 @@ def task_result(
             "rbo_next": next_overlap(rankings, model),
             "slices": {},
         }
-    for name in sorted({name for ranking in rankings for name in ranking.slices}):
-        inside = [ranking for ranking in rankings if name in ranking.slices]
-        for model, means in means_by_model(inside).items():
-            result[model]["slices"][name] = {"labels": len(inside), **means}
-    users = _numbered([ranking.user_id for ranking in rankings])
     best = max((model for model in result if model != MODEL), key=lambda model: float(result[model]["ndcg10"]))
     reference = MODEL if MODEL in result else best
+    for name in sorted({name for ranking in rankings for name in ranking.slices}):
+        inside = [ranking for ranking in rankings if name in ranking.slices]
+        minus = differences(inside, reference, resamples, rng)
+        for model, means in means_by_model(inside).items():
+            result[model]["slices"][name] = {"labels": len(inside), **means, **_ends(minus.get(model, {}))}
     prefix = "unicorn" if MODEL in result else "best"
-    gains = {model: ndcg(_ranks(rankings, model)) for model in result}
-    for model in result:
-        if model != reference:
-            interval = paired_interval(gains[reference] - gains[model], users, resamples, rng)
-            ends = {f"{prefix}_minus_low": interval.low, f"{prefix}_minus_high": interval.high}
-            result[model] |= {**ends, "p": interval.p}
-    result |= {"labels": len(rankings), "users": len(np.unique(users)), "best_baseline": best}
+    for model, intervals in differences(rankings, reference, resamples, rng).items():
+        tested = intervals["ndcg10"]
+        ends = {f"{prefix}_minus_low": tested.low, f"{prefix}_minus_high": tested.high}
+        result[model] |= {**ends, "p": tested.p, **_ends(intervals)}
+    users = {ranking.user_id for ranking in rankings}
+    result |= {"labels": len(rankings), "users": len(users), "best_baseline": best}
     if reference == MODEL:
         ends = {"paired_low": result[best]["unicorn_minus_low"], "paired_high": result[best]["unicorn_minus_high"]}
         result |= {**ends, "paired_p": result[best]["p"]}
     return result
+
+
+def differences(
+    rankings: Sequence[Ranking], reference: str, resamples: int, rng: np.random.Generator
+) -> dict[str, dict[str, Interval]]:
+    """The interval of the reference minus each other model, by model and metric."""
+    users = _numbered([ranking.user_id for ranking in rankings])
+    ranks = {model: _ranks(rankings, model) for model in rankings[0].ranks}
+    return {
+        model: {
+            name: paired_interval(of(ranks[reference]) - of(of_model), users, resamples, rng)
+            for name, of in METRICS.items()
+        }
+        for model, of_model in ranks.items()
+        if model != reference
+    }
 
 
 def correct(tasks: dict[str, dict[str, Any]]) -> None:
@@ -118,6 +133,11 @@ def calibrated(calibration: Calibration) -> dict[str, float]:
     error = expected_calibration_error(probabilities, labels, weights)
     rate = float((labels * weights).sum() / weights.sum())
     return {"ece": error, "positive_rate": rate, "ece_per_rate": error / rate if rate else 0.0}
+
+
+def _ends(intervals: dict[str, Interval]) -> dict[str, dict[str, list[float]]]:
+    """Both ends of each metric's interval; nothing for the reference itself."""
+    return {"minus": {name: [one.low, one.high] for name, one in intervals.items()}} if intervals else {}
 
 
 def _is_compared(means: Any) -> bool:

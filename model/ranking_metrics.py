@@ -3,6 +3,8 @@
 Enters: scores, or the rank of each label. Leaves: NDCG@10, HR@10, MRR and AUC. Called by the evaluation and training.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,9 +43,13 @@ def reciprocal_rank(ranks: Floats) -> Floats:
     return 1.0 / (ranks + 1.0)
 
 
+# What the result table shows, by label.
+METRICS: dict[str, Callable[[Floats], Floats]] = {"ndcg10": ndcg, "hr10": hit, "mrr": reciprocal_rank}
+
+
 def summarise(ranks: Floats) -> dict[str, float]:
-    """The means that the result table shows."""
-    return {"ndcg10": _mean(ndcg(ranks)), "hr10": _mean(hit(ranks)), "mrr": _mean(reciprocal_rank(ranks))}
+    """The mean of each of METRICS."""
+    return {name: _mean(of(ranks)) for name, of in METRICS.items()}
 
 
 def auc(scores: Floats, labels: Floats) -> float:

@@ -30,21 +30,28 @@ def result_table(result: dict[str, Any]) -> str:
 
 
 def slices_table(result: dict[str, Any]) -> str:
-    """The model and the best baseline by slice: searches by length as MRR, the rest as NDCG@10, as Markdown."""
-    lines = ["| task | slice | labels | metric | model | best baseline |", "| --- | --- | --- | --- | --- | --- |"]
+    """The model and the best baseline of each slice: searches as MRR, the rest as NDCG@10, as Markdown."""
+    lines = [
+        "| task | slice | labels | metric | model | best baseline | UniCoRn minus it, 95 % |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for task, of_task in result["tasks"].items():
-        best = of_task["best_baseline"]
+        metric = "mrr" if task == "search" else "ndcg10"
         ours = of_task.get(MODEL, {}).get("slices", {})
-        for name, means in of_task[best]["slices"].items():
-            metric = "mrr" if task == "search" else "ndcg10"
-            mine = f"{ours[name][metric]:.3f}" if name in ours else ""
-            lines.append(f"| {task} | {name} | {means['labels']} | {metric} | {mine} | {best} {means[metric]:.3f} |")
+        for name in of_task[of_task["best_baseline"]]["slices"]:
+            best, means = _best_of_slice(of_task, name, metric)
+            mine, interval = "", ""
+            if name in ours:
+                low, high = means["minus"][metric]
+                mine, interval = f"{ours[name][metric]:.3f}", f"{low:+.3f} .. {high:+.3f}"
+            cells = (task, name, means["labels"], metric, mine, f"{best} {means[metric]:.3f}", interval)
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     removed = result["title_removed"]
     if removed["labels"]:
         models = {model: means["mrr"] for model, means in removed.items() if isinstance(means, dict)}
         best = max((model for model in models if model != MODEL), key=lambda model: models[model])
         mine = f"{models[MODEL]:.3f}" if MODEL in models else ""
-        lines.append(f"| search | title removed | {removed['labels']} | mrr | {mine} | {best} {models[best]:.3f} |")
+        lines.append(f"| search | title removed | {removed['labels']} | mrr | {mine} | {best} {models[best]:.3f} | |")
     return "\n".join(lines) + "\n"
 
 
@@ -131,6 +138,15 @@ def _models(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
         for model, means in of_task.items()
         if isinstance(means, dict)
     ]
+
+
+def _best_of_slice(of_task: dict[str, Any], name: str, metric: str) -> tuple[str, dict[str, Any]]:
+    """The baseline that is best there, and its means."""
+    baselines = {
+        model: means["slices"][name] for model, means in of_task.items() if model != MODEL and isinstance(means, dict)
+    }
+    best = max(baselines, key=lambda model: float(baselines[model][metric]))
+    return best, baselines[best]
 
 
 def _interval(means: dict[str, Any]) -> str:

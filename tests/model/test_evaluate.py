@@ -63,6 +63,31 @@ def test_slices_are_parts_of_the_whole(result: dict[str, Any]) -> None:
         assert names <= set(slices)
 
 
+def test_each_metric_has_an_interval_around_its_difference_in_the_whole_and_in_every_slice(
+    result: dict[str, Any],
+) -> None:
+    for of_task in result["tasks"].values():
+        ours = of_task[MODEL]
+        assert "minus" not in ours
+        for means in (of_task[model] for model in of_task if model != MODEL and isinstance(of_task[model], dict)):
+            parts = [(means, ours), *((means["slices"][name], ours["slices"][name]) for name in means["slices"])]
+            for theirs, mine in parts:
+                for metric, (low, high) in theirs["minus"].items():
+                    assert low <= mine[metric] - theirs[metric] + 1e-9
+                    assert mine[metric] - theirs[metric] <= high + 1e-9
+            assert set(means["minus"]) == {"ndcg10", "hr10", "mrr"}
+            assert means["minus"]["ndcg10"] == [means["unicorn_minus_low"], means["unicorn_minus_high"]]
+
+
+def test_the_slices_table_compares_with_the_best_baseline_of_each_slice(result: dict[str, Any]) -> None:
+    of_task = result["tasks"]["search"]
+    baselines = [model for model in of_task if model != MODEL and isinstance(of_task[model], dict)]
+    best = max(baselines, key=lambda model: of_task[model]["slices"]["typed_3_4"]["mrr"])
+    [line] = [line for line in slices_table(result).split("\n") if line.startswith("| search | typed_3_4 |")]
+    low, high = of_task[best]["slices"]["typed_3_4"]["minus"]["mrr"]
+    assert line.endswith(f"| {best} {of_task[best]['slices']['typed_3_4']['mrr']:.3f} | {low:+.3f} .. {high:+.3f} |")
+
+
 def test_the_report_says_where_a_difference_is_not_significant(result: dict[str, Any], tmp_path: Path) -> None:
     table = result_table(result)
     assert "Without sasrec: not asked for." in preamble(result)
