@@ -13,7 +13,7 @@ import msgspec
 from infra.errors import BadInput
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
-from model.log_arguments import add_log_arguments, counted, log_of
+from model.log_arguments import add_log_arguments, counted, log_of, share
 from model.served_commands import SERVED, served_arguments, train_from_served
 
 
@@ -62,6 +62,11 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=counted, metavar="N", help="train on about N labels (default: 30000)")
     parser.add_argument(
         "--epochs", type=counted, metavar="N", help="look at them at most N times (default: 2, 3 with --from served)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--id-dropout", type=share, default=None, metavar="SHARE",
+        help="so many of the titles go without their ids in each step, so that words and counts must do: more where "
+        "titles are new and soon old, as news are (default: 0.1)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument("--threads", type=counted, default=2, help="threads that torch may use (default: 2)")
@@ -127,6 +132,8 @@ def train(args: argparse.Namespace) -> int:
         config = dataclasses.replace(config, train_labels=args.labels)
     if args.epochs is not None:
         config = dataclasses.replace(config, epochs=args.epochs)
+    if args.id_dropout is not None:
+        config = dataclasses.replace(config, id_dropout=args.id_dropout)
     if args.source == SERVED:
         if args.history_encoder is not None:
             raise BadInput(

@@ -25,6 +25,17 @@ def counted(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """The type of an argument that is a share; raises `argparse.ArgumentTypeError` for anything but 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
+    return value
+
+
 def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     """Which log, how its columns are called, and how much of it."""
     parser.add_argument(

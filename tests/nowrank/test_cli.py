@@ -36,6 +36,14 @@ def test_how_many_is_a_whole_number_from_1_on(said: str, capsys: pytest.CaptureF
     assert f"'{said}' is no whole number from 1 on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("said", ["-0.1", "1.01", "half", "nan"])
+def test_a_share_is_from_0_to_1(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", f"--id-dropout={said}"])
+    assert ended.value.code == 2
+    assert f"'{said}' is no share from 0 to 1" in capsys.readouterr().err
+
+
 def test_a_command_that_fails_says_why_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
