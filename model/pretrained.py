@@ -53,6 +53,14 @@ class Pretrained:
         into.copy_(torch.eye(*into.shape))
 
 
+def new_network(config: UnicornConfig, vocabulary: int, pretrained: Pretrained | None) -> Unicorn:
+    """A network that has learned nothing yet, but where its titles begin."""
+    model = Unicorn(pretrained.sized(config) if pretrained is not None else config, vocabulary)
+    if pretrained is not None:
+        pretrained.begin(model)
+    return model
+
+
 def narrowed(vectors_VD: Tensor, width: int) -> Tensor:
     """The vectors as they are or, if they are wider, turned so that `width` places hold as much of their inner products
     as so many can.

@@ -24,7 +24,7 @@ from model.data_set import DataSet
 from model.ease import fit_ease
 from model.export import write_graphs
 from model.fit import Losses, calibrate, fit, logits_of, sampled_ndcg, standardise
-from model.pretrained import Pretrained, pretrained_titles
+from model.pretrained import Pretrained, new_network, pretrained_titles
 from model.progress import Progress, Silent
 from model.replay import Replay
 from model.replay_dataset import Built, Split, build_examples, split_by_time
@@ -110,10 +110,7 @@ def fit_network(
     catalogue = Catalogue.of(data.table)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    sizes = pretrained.sized(config.model) if pretrained is not None else config.model
-    model = Unicorn(sizes, vocabulary=len(data.table))
-    if pretrained is not None:
-        pretrained.begin(model)
+    model = new_network(config.model, len(data.table), pretrained)
     standardise(model, data.train)
     losses = fit(model, catalogue, (data.train, data.middle), config, deadline_s, progress)
     return model, catalogue, losses

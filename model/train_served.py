@@ -25,13 +25,12 @@ from model.export import write_graphs
 from model.fit import calibrate, logits_of, standardise
 from model.neighbours import Floats
 from model.position_bias import Correction
-from model.pretrained import of_co_vectors
+from model.pretrained import new_network, of_co_vectors
 from model.progress import Progress, Silent
 from model.replay_dataset import Split
 from model.served_dataset import ServedExamples, build_served, replay_of
 from model.served_fit import ServedFit
 from model.train import TrainReport
-from model.unicorn import Unicorn
 from streams.served_log import ServedLog
 
 SERVED = "served"
@@ -63,12 +62,11 @@ def train_on_served(
     catalogue = Catalogue.of(replay.table)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    pretrained = of_co_vectors(
-        co_vectors_until(served, replay.table, split.train_end_ms), len(replay.table), config.model
-    )
-    model = Unicorn(config.model if pretrained is None else pretrained.sized(config.model), len(replay.table))
-    if pretrained is not None:
-        pretrained.begin(model)
+    pretrained = None
+    if config.model.co_vectors:  # the events are folded once more for it
+        vectors_VD = co_vectors_until(served, replay.table, split.train_end_ms)
+        pretrained = of_co_vectors(vectors_VD, len(replay.table), config.model)
+    model = new_network(config.model, len(replay.table), pretrained)
     standardise(model, train.examples)
     fit = ServedFit(model, catalogue, config, correction)
     losses = fit.run(train, middle, begin_s + budget_s, progress)
