@@ -4,6 +4,7 @@ Enters: JSON bodies. Leaves: `RankRequest`, or `InvalidRequest` with the field a
 answers. Read by the API, the client and `openapi.py`, which turns these types into the published document.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,7 +13,7 @@ from msgspec import Meta
 from features.text import MAX_QUERY_CHARS, normalise_query
 from infra.errors import InvalidRequest
 from serving.experiments import DEFAULT
-from streams.events import Country, Id, Query, TaskName
+from streams.events import ID_PATTERN, MAX_ID_CHARS, Country, Id, Query, TaskName
 
 MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 100
@@ -21,6 +22,11 @@ DEFAULT_LIMIT = 20
 MAX_ROWS, DEFAULT_ROWS = 20, 6
 MAX_PER_ROW, DEFAULT_PER_ROW = 50, 10
 MAX_DETAIL_CHARS = 400
+
+# An `Id` in a long list: msgspec would try the pattern on one id after the other, for longer than it takes to read the
+# whole body, so `_check_ids` looks at all of them at once.
+ListedId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, extra_json_schema={"pattern": ID_PATTERN})]
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class RankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -45,7 +51,7 @@ class RankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     country: Annotated[Country, Meta(description="ISO 3166-1 alpha-2, in capitals")] | None = None
     items: (
         Annotated[
-            list[Id],
+            list[ListedId],
             Meta(
                 min_length=1,
                 max_length=MAX_CANDIDATES,
@@ -70,11 +76,11 @@ class RankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         | None
     ) = None
     pinned: Annotated[
-        list[Id],
+        list[ListedId],
         Meta(max_length=MAX_PINNED, description="titles that stand first, in this order, whatever their scores"),
     ] = []
     blocked: Annotated[
-        list[Id], Meta(max_length=MAX_CANDIDATES, description="titles that must not be in the answer")
+        list[ListedId], Meta(max_length=MAX_CANDIDATES, description="titles that must not be in the answer")
     ] = []
     groups: Annotated[
         bool, Meta(description="organise the answer in labelled rows too; for `search` and `pre_query`")
@@ -238,6 +244,7 @@ def decode_rank_request(body: bytes) -> RankRequest:
         raise invalid_request(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("malformed_json", f"the body is not JSON: {error}") from error
+    _check_ids(request)
     _check_together(request)
     return request
 
@@ -259,6 +266,15 @@ def invalid_request(error: msgspec.ValidationError) -> InvalidRequest:
     if rule.startswith("Object contains unknown field"):
         return InvalidRequest("unknown_field", rule, rule.split("`")[1])
     return InvalidRequest("invalid_field", rule, field)
+
+
+def _check_ids(request: RankRequest) -> None:
+    """What the type `ListedId` leaves open."""
+    for field in ("items", "pinned", "blocked"):
+        ids: list[str] = getattr(request, field) or []
+        if _CONTROL_CHARACTER.search("".join(ids)):
+            place = next(place for place, item_id in enumerate(ids) if _CONTROL_CHARACTER.search(item_id))
+            raise InvalidRequest("invalid_field", f"Expected `str` matching regex {ID_PATTERN!r}", f"{field}[{place}]")
 
 
 def _check_together(request: RankRequest) -> None:

@@ -20,7 +20,8 @@ MAX_ID_CHARS = 128
 MAX_EVENT_BYTES = 64 * 1024
 FUTURE_LIMIT_MS = 300_000
 
-Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
+ID_PATTERN = r"^[^\x00-\x1f\x7f]*$(?!\n)"
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN)]
 EventId = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[0-9A-Za-z-]+$(?!\n)")]
 TimestampMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 DurationMs = Annotated[int, Meta(ge=0, le=30 * 24 * 3600 * 1000)]
