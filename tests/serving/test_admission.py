@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple, cast
 
@@ -11,9 +10,10 @@ import msgspec
 import pytest
 from starlette.applications import Starlette
 
-from infra.clock import monotonic_s
+from infra.clock import monotonic_s, thread_cpu_s
 from infra.metrics import Metrics
 from infra.settings import Settings
+from serving import admission
 from serving.admission import ARRIVED_S, Gate, Limits
 from serving.api import Api, build_app
 from serving.contract import Health, RankAnswer, Status
@@ -45,8 +45,8 @@ class BusyRanker:
         self.most_underway = max(self.most_underway, self.underway)
         if self._store_s is not None:
             await asyncio.sleep(self._store_s)
-        end_s = time.perf_counter() + WORK_S
-        while time.perf_counter() < end_s:
+        end_s = thread_cpu_s() + WORK_S
+        while thread_cpu_s() < end_s:
             pass
         self.underway -= 1
         status = Status(level="full", store="ok", model="ok", user="fresh")
@@ -89,19 +89,22 @@ async def call(app: Starlette, body: bytes, arrived_s: float | None = None) -> t
 
 
 async def arrive(app: Starlette, rate: float, seconds: float) -> list[Outcome]:
-    """Requests arrive at a steady rate, whether those before have been answered or not."""
-    begin_s = time.monotonic()
+    """Requests arrive at a steady rate, whether those before have been answered or not.
+
+    By the clock of this thread's work, which stands still while the machine does: a loop that spins has no other waits.
+    """
+    begin_s = thread_cpu_s()
     outcomes: list[Outcome] = []
 
     async def one(due_s: float, arrived_s: float) -> None:
         code, headers, body = await call(app, BODY, arrived_s)
-        outcomes.append(Outcome(code, time.monotonic() - due_s, headers, body))
+        outcomes.append(Outcome(code, thread_cpu_s() - due_s, headers, body))
 
     async with asyncio.TaskGroup() as group:
         number = 0
         while number < rate * seconds:
-            while number < (time.monotonic() - begin_s) * rate:  # all that came while the loop was busy
-                group.create_task(one(begin_s + number / rate, monotonic_s()))
+            while number < (thread_cpu_s() - begin_s) * rate:  # all that came while the loop was busy
+                group.create_task(one(begin_s + number / rate, thread_cpu_s()))
                 number += 1
             await asyncio.sleep(0)
     return outcomes
@@ -112,13 +115,16 @@ def percentile(values: list[float], share: float) -> float:
 
 
 @pytest.mark.parametrize("store_s", [0.002, None], ids=["each waits for the store", "none waits for anything"])
-def test_at_three_times_capacity_some_are_refused_quickly_and_the_admitted_are_in_time(store_s: float | None) -> None:
+def test_at_three_times_capacity_some_are_refused_quickly_and_the_admitted_are_in_time(
+    store_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "monotonic_s", thread_cpu_s)
     ranker = BusyRanker(store_s)
     app = make_app(ranker, rank_queue_ms=QUEUE_MS, rank_max_unfinished=64)
 
     async def overload() -> tuple[list[Outcome], bool]:
         under_load = await arrive(app, rate=3 / WORK_S, seconds=1.0)
-        for _ in range(round(RECOVERY_S / ROUND_S)):  # one is enough, but on a machine that stands still
+        for _ in range(round(RECOVERY_S / ROUND_S)):
             afterwards = await arrive(app, rate=0.3 / WORK_S, seconds=ROUND_S)
             if [one.code for one in afterwards[-10:]] == [200] * 10:
                 return under_load, True
@@ -130,8 +136,8 @@ def test_at_three_times_capacity_some_are_refused_quickly_and_the_admitted_are_i
     assert len(admitted) + len(refused) == len(under_load)
     assert len(admitted) > 20
     assert len(refused) > 20
-    assert percentile([one.seconds for one in admitted], 0.99) < 10 * QUEUE_MS / 1000, "generous: machines are busy"
-    assert percentile([one.seconds for one in refused], 0.99) < 10 * QUEUE_MS / 1000
+    assert percentile([one.seconds for one in admitted], 0.99) < 4 * QUEUE_MS / 1000
+    assert percentile([one.seconds for one in refused], 0.99) < 4 * QUEUE_MS / 1000
     assert ranker.most_underway <= 64
     assert {one.headers[b"retry-after"] for one in refused} == {b"1"}
     assert {msgspec.json.decode(one.body)["type"] for one in refused} == {"urn:nowrank:problem:overloaded"}

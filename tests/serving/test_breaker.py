@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from infra.embedded import EmbeddedServers
 from infra.errors import StoreTimeout, StoreUnavailable
 from infra.settings import Settings
 from serving.breaker import Breaker, BreakerRule
+from tests.running_time import running_s
 from tests.serving.world import World, fill, metric, running_scorer, wait_until
 
 RULE = BreakerRule(failures=3, window_s=10.0, pause_s=1.0)
@@ -117,10 +117,10 @@ def test_stopped_store_costs_a_few_deadlines_and_is_used_again_when_it_goes_on(
         with running_scorer(replace(settings, rank_deadline_ms=int(1000 * deadline_s))) as (_, client):
 
             def ask() -> tuple[str, float]:
-                begin_s = time.monotonic()
+                begin_s = running_s()
                 answer = client.post("/rank", json=question)
                 assert answer.status_code == 200
-                return answer.json()["status"]["store"], time.monotonic() - begin_s
+                return answer.json()["status"]["store"], running_s() - begin_s
 
             wait_until(lambda: ask()[0] == "ok")
             os.kill(servers.pid("redis"), signal.SIGSTOP)
@@ -131,7 +131,7 @@ def test_stopped_store_costs_a_few_deadlines_and_is_used_again_when_it_goes_on(
                 os.kill(servers.pid("redis"), signal.SIGCONT)
             assert set(Counter(store for store, _ in asked)) <= {"timeout", "missing"}
             assert max(seconds for _, seconds in asked) < deadline_s + 1.0
-            waited = sum(seconds >= deadline_s for _, seconds in asked)
+            waited = sum(seconds > 0.9 * deadline_s for _, seconds in asked)
             assert waited <= 20, "without the breaker all 40 wait"
             wait_until(lambda: ask()[0] == "ok", timeout_s=5.0)
             assert metric(client, "nowrank_scorer_store_breaker_open") == 0

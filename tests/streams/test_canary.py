@@ -285,14 +285,16 @@ def test_a_probe_ends_when_it_is_cancelled_whatever_it_waits_for(topics: Setting
     async def run() -> None:
         canary = Canary(replace(topics, canary_timeout_s=5.0), Metrics("canary"))
         [probe, *_] = make_probes(topics.canary_id, topics.partitions)
-        assert await canary.probe(probe) is False  # connected now; there is no worker
-        for _ in range(150):
-            probing = asyncio.create_task(canary.probe(probe))
-            await asyncio.sleep(moments.uniform(0.001, 0.006))
-            probing.cancel()
-            assert await asyncio.wait([probing], timeout=30) == ({probing}, set())
-            assert probing.cancelled(), "it went on until its own timeout"
-        await canary.close()
+        try:
+            assert await canary.probe(probe) is False  # connected now; there is no worker
+            for _ in range(150):
+                probing = asyncio.create_task(canary.probe(probe))
+                await asyncio.sleep(moments.uniform(0.001, 0.006))
+                probing.cancel()
+                assert await asyncio.wait([probing], timeout=30) == ({probing}, set())
+                assert probing.cancelled(), "it went on until its own timeout"
+        finally:
+            await canary.close()
 
     asyncio.run(run())
 

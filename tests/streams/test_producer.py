@@ -20,6 +20,7 @@ from infra.settings import Settings
 from streams.events import Click, Play, Ranking, ServedItem, Thumb, decode_record
 from streams.log_ends import read_log_ends
 from streams.producer import Producer, new_event_id
+from tests.running_time import running_s
 
 
 def click(user_id: str, **fields: object) -> Click:
@@ -124,10 +125,10 @@ def test_titles_are_keyed_by_their_id(topics: Settings) -> None:
 
 
 def test_a_broker_that_is_not_there_is_said_within_seconds() -> None:
-    began_s = monotonic_s()
+    began_s = running_s()
     with pytest.raises(BrokerUnavailable, match="no broker answers"):
         Producer(f"127.0.0.1:{free_port()}", connect_timeout_s=1.0)
-    assert monotonic_s() - began_s < 5.0
+    assert running_s() - began_s < 5.0
 
 
 def test_no_address_at_all_says_what_to_do() -> None:

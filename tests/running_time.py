@@ -1,0 +1,37 @@
+"""Durations without the pauses of the machine: on a shared one everything may stand still for seconds.
+
+Enters: nothing. Leaves: seconds. Called by tests that say how long something may take at most.
+"""
+
+import threading
+import time
+
+TICK_S = 0.01
+# A tick that takes longer was one of the machine's pauses, not of the code under test: it counts this much.
+LONGEST_TICK_S = 0.05
+
+
+class _Ticking:
+    """Adds up the ticks of a thread of its own."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last_s = time.monotonic()
+        threading.Thread(target=self._run, name="running-time", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(TICK_S)
+            now_s = time.monotonic()
+            self.seconds += min(now_s - self._last_s, LONGEST_TICK_S)
+            self._last_s = now_s
+
+
+_clocks: list[_Ticking] = []
+
+
+def running_s() -> float:
+    """Seconds on a clock that stands still while the machine does; for differences, to some hundredths of a second."""
+    if not _clocks:
+        _clocks.append(_Ticking())
+    return _clocks[0].seconds
