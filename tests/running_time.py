@@ -5,6 +5,7 @@ Enters: nothing. Leaves: seconds. Called by tests that say how long something ma
 
 import threading
 import time
+from functools import cache
 
 TICK_S = 0.01
 # A tick that takes longer was one of the machine's pauses, not of the code under test: it counts this much.
@@ -27,11 +28,11 @@ class _Ticking:
             self._last_s = now_s
 
 
-_clocks: list[_Ticking] = []
+@cache
+def _ticking() -> _Ticking:
+    return _Ticking()
 
 
 def running_s() -> float:
     """Seconds on a clock that stands still while the machine does; for differences, to some hundredths of a second."""
-    if not _clocks:
-        _clocks.append(_Ticking())
-    return _clocks[0].seconds
+    return _ticking().seconds
