@@ -4,15 +4,20 @@ Enters: `Examples` (titles as slots) and the catalogue. Leaves: `Request` and `C
 Called by `fit.py`; the scorer's twin of this is `artifact.request_feed`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from features.item_table import ItemTable
 from features.vector import COLUMNS
+from model.config import TrainConfig
 from model.replay_dataset import Examples
 from model.unicorn import Candidates, Request, Unicorn
+
+# An id that is never hidden is learned by heart.
+LEAST_ID_DROPOUT, MOST_ID_DROPOUT = 0.1, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,20 @@ def batch_inputs(examples: Examples, vectors_VD: Tensor, bias_V: Tensor) -> tupl
         history_mask=(history_BT > 0).float(),
     )
     return request, Candidates(vectors_VD[slots_BK], bias_V[slots_BK], torch.from_numpy(examples.pairs_BKF))
+
+
+def with_id_dropout(config: TrainConfig, train: Examples, later: Examples) -> TrainConfig:
+    """The configuration with an `id_dropout`: where it has none, the share of `later`'s positive labels whose title is
+    none of `train`'s.
+
+    A network that nearly always sees ids does not learn to do without: of news more than half is newer than the
+    network.
+    """
+    if config.id_dropout is not None:
+        return config
+    known, asked = (part.slots_BK[part.labels_BK > 0] for part in (train, later))
+    unknown = float(np.isin(asked, known, invert=True).mean()) if len(asked) else 0.0
+    return replace(config, id_dropout=min(max(unknown, LEAST_ID_DROPOUT), MOST_ID_DROPOUT))
 
 
 def drop_sides(request: Request, candidates: Candidates, share: float) -> tuple[Request, Candidates]:

@@ -65,8 +65,8 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--id-dropout", type=share, default=None, metavar="SHARE",
-        help="so many of the titles go without their ids in each step, so that words and counts must do: more where "
-        "titles are new and soon old, as news are (default: 0.1)",
+        help="so many of the titles go without their ids in each step, so that words and counts must do (default: as "
+        "many as the middle part's titles are unknown to the training part, 0.1 to 0.9)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument("--threads", type=counted, default=2, help="threads that torch may use (default: 2)")

@@ -76,6 +76,7 @@ SWITCHES = {
 class TrainConfig:
     """How it is trained. The `..._labels` are about how many examples are taken, at random, from each part of the
     log; `averaged` is how much of the running mean of the weights stays at each step (0: only the last weights);
+    `id_dropout` is how often a title's id is hidden (None: as often as ids are unknown later, see `batches.py`);
     `history_encoder` is the folder of a run whose item vectors the titles begin with (`pretrained.py`).
     """
 
@@ -92,7 +93,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     averaged: float = 0.99
     side_dropout: float = 0.15
-    id_dropout: float = 0.10
+    id_dropout: float | None = None
     threads: int = 2
     seed: int = 0
     history_encoder: str | None = None

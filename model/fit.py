@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
 from infra import clock
-from model.batches import Catalogue, batch_inputs, drop_sides
+from model.batches import Catalogue, batch_inputs, drop_sides, with_id_dropout
 from model.calibration import fit_platt
 from model.clusters import member_means
 from model.config import TrainConfig
@@ -63,6 +63,7 @@ def fit(
     monotonic clock. Returns both losses by epoch.
     """
     train, middle = parts
+    config = with_id_dropout(config, train, middle)
     batches = max(1, len(train) // config.batch)
     optimiser = torch.optim.Adam(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -131,7 +132,7 @@ def batch_loss(model: Unicorn, catalogue: Catalogue, examples: Examples, config:
     The softmax orders a request's titles; without the binary part nothing would say at which level they stand from one
     request to the next, and Platt's scaling could not put that right.
     """
-    request, candidates = batch_inputs(examples, *catalogue.encode(model, config.id_dropout if config else 0.0))
+    request, candidates = batch_inputs(examples, *catalogue.encode(model, (config and config.id_dropout) or 0.0))
     if config is not None:
         request, candidates = drop_sides(request, candidates, config.side_dropout)
     logits_BK = model(request, candidates).logits - torch.from_numpy(np.log(examples.rates_BK))

@@ -34,7 +34,6 @@ class Pretrained:
     """Vectors by slot, zeros for titles that nothing was learned of, and what the artifact's card says of them."""
 
     vectors_VD: Tensor
-    known_V: Tensor
     identity: dict[str, Any]
 
     def sized(self, config: UnicornConfig) -> UnicornConfig:
@@ -44,11 +43,9 @@ class Pretrained:
     @torch.no_grad()
     def begin(self, model: Unicorn) -> None:
         """Make the ids' embeddings these vectors, and item vectors begin as the embeddings; a title that nothing was
-        learned of keeps its random one.
+        learned of begins at zero, like one that training will never see.
         """
-        known_V1 = self.known_V[:, None]
-        weight_VD = model.items.item_id.weight
-        weight_VD.copy_(torch.where(known_V1, self.vectors_VD, weight_VD))
+        model.items.item_id.weight.copy_(self.vectors_VD)
         into = model.items.vector.weight[:, : self.vectors_VD.shape[1]]
         into.copy_(torch.eye(*into.shape))
 
@@ -89,7 +86,7 @@ def of_co_vectors(co_vectors_VD: Floats, size: int, config: UnicornConfig) -> Pr
     if not config.co_vectors or int(known_V.sum()) < LEAST_KNOWN:
         return None
     vectors_VD = _as_long_as_ids(narrowed(_centred(vectors_VD, known_V), config.vector), known_V)
-    return Pretrained(vectors_VD, known_V, {"vectors": "co-plays", "titles": int(known_V.sum())})
+    return Pretrained(vectors_VD, {"vectors": "co-plays", "titles": int(known_V.sum())})
 
 
 def read_pretrained(folder: Path, data: DataSet, width: int) -> Pretrained:
@@ -119,7 +116,7 @@ def read_pretrained(folder: Path, data: DataSet, width: int) -> Pretrained:
         "before_ms": card.before_ms,
         "titles": int(known_V.sum()),
     }
-    return Pretrained(vectors_VD, known_V, identity)
+    return Pretrained(vectors_VD, identity)
 
 
 def _centred(vectors_VD: Tensor, known_V: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from infra import clock
-from model.batches import Catalogue, batch_inputs, drop_sides
+from model.batches import Catalogue, batch_inputs, drop_sides, with_id_dropout
 from model.config import TrainConfig
 from model.fit import GRADIENT_LIMIT, Losses, fit_clusters, shuffled_batches
 from model.position_bias import Correction, PositionBias, inverse_propensities
@@ -34,6 +34,7 @@ class ServedFit:
 
     def run(self, train: ServedExamples, middle: ServedExamples, deadline_s: float, progress: Progress) -> Losses:
         """Adam until the middle part's loss stops falling; the best weights stay. Both losses by epoch."""
+        self.config = with_id_dropout(self.config, train.examples, middle.examples)
         self._begin_at_base_rate(train)
         optimiser = torch.optim.Adam(
             [
@@ -63,7 +64,7 @@ class ServedFit:
     def loss(self, served: ServedExamples, *, training: bool) -> Tensor:
         """Mean binary cross entropy over the shown titles; in training sides and ids are dropped."""
         examples = served.examples
-        encoded = self.catalogue.encode(self.model, self.config.id_dropout if training else 0.0)
+        encoded = self.catalogue.encode(self.model, (training and self.config.id_dropout) or 0.0)
         request, candidates = batch_inputs(examples, *encoded)
         if training:
             request, candidates = drop_sides(request, candidates, self.config.side_dropout)

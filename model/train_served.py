@@ -85,7 +85,7 @@ def train_on_served(
             "created_ms": clock.now_ms(),
             "vocabulary": tuple(replay.table.ids),
             "calibration": calibrate(logits_BK, middle.examples, len(Task)),
-            "config": asdict(replace(config, model=model.config)),
+            "config": asdict(replace(fit.config, model=model.config)),
             "training": training | asdict(split),
             "metrics": {"middle_loss": min(losses[1])},
         },
