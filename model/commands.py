@@ -181,7 +181,9 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="test at most N labels of each task, drawn at random (default: all)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="few labels, and of a long log only its newest part: minutes"
+        "--quick",
+        action="store_true",
+        help="200 labels of each task, or --max-labels, and of a long log only its newest part: minutes",
     )
     parser.add_argument(
         "--without-sasrec", action="store_true", help="leave out the one baseline that takes minutes to fit"

@@ -41,8 +41,8 @@ MOST_SCORES = 2_000_000_000
 class Scope:
     """How much is evaluated: at most `max_labels` of each task (None: all), bootstrapped `resamples` times.
 
-    `quick` tests QUICK_LABELS of each task and begins with an empty state QUICK_EVENTS before the end of a longer log;
-    `without` leaves out baselines that take a while to fit, by name: "ials", "sasrec".
+    `quick` tests QUICK_LABELS of each task where `max_labels` is None, and of a long log begins with an empty state
+    QUICK_EVENTS before its end; `without` leaves out baselines that take a while to fit, by name: "ials", "sasrec".
     """
 
     max_labels: int | None = None
@@ -69,7 +69,7 @@ def evaluate_artifact(
     parts = artifact_parts(artifact, log) if artifact is not None else log_parts(log)
     labels = len(log.labels)
     if scope.quick:
-        max_labels = QUICK_LABELS if max_labels is None else min(max_labels, QUICK_LABELS)
+        max_labels = max_labels or QUICK_LABELS
         log = newest_part(log, parts.train_end_ms, QUICK_EVENTS)
     rng = np.random.default_rng(scope.seed)
     roles = draw_roles(log, parts, max_labels, rng)
