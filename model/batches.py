@@ -35,7 +35,7 @@ class Catalogue:
         tokens = (torch.from_numpy(array[:size]).long() for array in (table.title_tokens, table.genre_tokens))
         return cls(torch.arange(size), *tokens)
 
-    def encode(self, model: Unicorn, id_dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    def encode(self, model: Unicorn, id_dropout: float | None = None) -> tuple[Tensor, Tensor]:
         """Vectors and biases; slot 0 is zeros.
 
         A dropped id leaves only the content, as for a title that training never saw.

@@ -132,7 +132,7 @@ def batch_loss(model: Unicorn, catalogue: Catalogue, examples: Examples, config:
     The softmax orders a request's titles; without the binary part nothing would say at which level they stand from one
     request to the next, and Platt's scaling could not put that right.
     """
-    request, candidates = batch_inputs(examples, *catalogue.encode(model, (config and config.id_dropout) or 0.0))
+    request, candidates = batch_inputs(examples, *catalogue.encode(model, config.id_dropout if config else None))
     if config is not None:
         request, candidates = drop_sides(request, candidates, config.side_dropout)
     logits_BK = model(request, candidates).logits - torch.from_numpy(np.log(examples.rates_BK))

@@ -64,7 +64,7 @@ class ServedFit:
     def loss(self, served: ServedExamples, *, training: bool) -> Tensor:
         """Mean binary cross entropy over the shown titles; in training sides and ids are dropped."""
         examples = served.examples
-        encoded = self.catalogue.encode(self.model, (training and self.config.id_dropout) or 0.0)
+        encoded = self.catalogue.encode(self.model, self.config.id_dropout if training else None)
         request, candidates = batch_inputs(examples, *encoded)
         if training:
             request, candidates = drop_sides(request, candidates, self.config.side_dropout)

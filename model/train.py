@@ -79,10 +79,10 @@ def train_on_data_set(
     it took to build or read the data set.
     """
     begin_s = clock.monotonic_s()
+    config = with_id_dropout(config, data.train, data.middle)
     pretrained = pretrained_titles(data, config)
     model, catalogue, losses = fit_network(data, config, begin_s + budget_s, progress or Silent(), pretrained)
     logits_BK = logits_of(model, catalogue, data.calibration)
-    config = with_id_dropout(replace(config, model=model.config), data.train, data.middle)
     counts = {"labels": len(data.train), "middle_labels": len(data.middle), "epochs": len(losses[0])}
     ndcg10 = sampled_ndcg(logits_BK, data.calibration)
     card = save_artifact(
@@ -94,7 +94,7 @@ def train_on_data_set(
             "created_ms": clock.now_ms(),
             "vocabulary": tuple(data.table.ids),
             "calibration": calibrate(logits_BK, data.calibration, len(Task)),
-            "config": asdict(config),
+            "config": asdict(replace(config, model=model.config)),
             "training": counts
             | {"shift_ms": data.shift_ms, "titles_begin": pretrained.identity if pretrained is not None else None}
             | asdict(data.split),
