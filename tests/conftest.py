@@ -5,6 +5,7 @@ under `-n`.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -14,10 +15,30 @@ import redis
 from infra.embedded import EmbeddedServers
 from infra.settings import Settings
 from streams.topics import create_topics
+from tests.running_time import paused_s
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("nowrank", deadline=None)
 hypothesis.settings.load_profile("nowrank")
+
+# A test that fails while the machine stands still this long in all, in seconds, says nothing about the code: timeouts
+# of servers and clients ran out meanwhile. It is run again, twice at most, and listed as RERUN.
+TOLD_PAUSE_S = 1.0
+_paused_before_s = pytest.StashKey[float]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.flaky(reruns=2, condition=partial(_stood_still, item)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_paused_before_s] = paused_s()
+
+
+def _stood_still(item: pytest.Item, error: BaseException | None) -> bool:
+    return error is not None and paused_s() - item.stash[_paused_before_s] >= TOLD_PAUSE_S
 
 
 @pytest.fixture(scope="session")

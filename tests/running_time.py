@@ -1,6 +1,7 @@
 """Durations without the pauses of the machine: on a shared one everything may stand still for seconds.
 
-Enters: nothing. Leaves: seconds. Called by tests that say how long something may take at most.
+Enters: nothing. Leaves: seconds. Called by tests that say how long something may take at most, and by `conftest.py`,
+which repeats a test that failed during a pause.
 """
 
 import threading
@@ -16,7 +17,8 @@ class _Ticking:
     """Adds up the ticks of a thread of its own."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.running_s = 0.0
+        self.paused_s = 0.0
         self._last_s = time.monotonic()
         threading.Thread(target=self._run, name="running-time", daemon=True).start()
 
@@ -24,7 +26,9 @@ class _Ticking:
         while True:
             time.sleep(TICK_S)
             now_s = time.monotonic()
-            self.seconds += min(now_s - self._last_s, LONGEST_TICK_S)
+            ran_s = min(now_s - self._last_s, LONGEST_TICK_S)
+            self.running_s += ran_s
+            self.paused_s += now_s - self._last_s - ran_s
             self._last_s = now_s
 
 
@@ -35,4 +39,9 @@ def _ticking() -> _Ticking:
 
 def running_s() -> float:
     """Seconds on a clock that stands still while the machine does; for differences, to some hundredths of a second."""
-    return _ticking().seconds
+    return _ticking().running_s
+
+
+def paused_s() -> float:
+    """Seconds that the machine has stood still since the first call; for differences, as above."""
+    return _ticking().paused_s

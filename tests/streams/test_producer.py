@@ -140,7 +140,7 @@ def test_no_address_at_all_says_what_to_do() -> None:
 @needs_proc
 def test_what_a_stopped_broker_did_not_acknowledge_is_named_by_position(stopped_broker: tuple[str, int]) -> None:
     address, pid = stopped_broker
-    with Producer(address, delivery_timeout_s=1.5) as producer:
+    with Producer(address, delivery_timeout_s=3.0) as producer:
         producer.deliver([click("u")])
         stop(pid)
         producer.send_many([click("u"), click("u")])
@@ -154,7 +154,7 @@ def test_what_a_stopped_broker_did_not_acknowledge_is_named_by_position(stopped_
 
 
 def test_a_producer_sends_again_once_a_broker_that_forgot_it_is_back(tmp_path: Path) -> None:
-    with EmbeddedServers(tmp_path) as servers, Producer(servers.kafka, delivery_timeout_s=1.5) as producer:
+    with EmbeddedServers(tmp_path) as servers, Producer(servers.kafka, delivery_timeout_s=3.0) as producer:
         producer.deliver([click("u")])
         servers.kill("broker")
         tries, deadline_s = 0, monotonic_s() + 60
