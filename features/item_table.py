@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from features.catalogue import Item
 from features.item import SUMS, ItemState
 from features.rates import CatalogueTotals
-from features.text import normalise_query
+from features.text import normalise_text
 from features.tokens import genre_token, text_tokens
 
 TITLE_TOKENS = 16
@@ -63,8 +63,8 @@ class ItemTable:
         """Put a catalogue item in; returns its slot."""
         slot = self.slot(item.item_id)
         self.items[slot] = item
-        self.titles[slot] = normalise_query(item.title)
-        self.people[slot] = "".join(f" {normalise_query(name)}" for name in item.people)
+        self.titles[slot] = normalise_text(item.title)
+        self.people[slot] = "".join(f" {normalise_text(name)}" for name in item.people)
         tokens = text_tokens(self.titles[slot], TITLE_TOKENS)
         genres = list(dict.fromkeys(map(genre_token, item.genres)))[:ITEM_GENRES]
         self.title_tokens[slot] = tokens + [0] * (TITLE_TOKENS - len(tokens))

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 POLL_MS = 500
 STALL_S = 30.0
+# A letter must fit into a message of the size that brokers take; what is longer could not be sent again anyway.
+MAX_KEPT_BYTES = 256 * 1024
 # The reason of what stands on the topic `dead-letters` and is no dead letter itself.
 UNREADABLE = "unreadable"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A refused record: where it stood, why it was refused, and its bytes (base64)."""
+    """A refused record: where it stood, why it was refused, and its first MAX_KEPT_BYTES bytes (base64)."""
 
     topic: str
     partition: int
@@ -45,15 +47,17 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, record: "Record", reason: str, message: str) -> "DeadLetter":
-        """The dead letter of a record."""
+        """The dead letter of a record; `message` says so when not all of its bytes are kept."""
+        value = record.value or b""
+        kept = f" (kept: the first {MAX_KEPT_BYTES} of {len(value)} bytes)" if len(value) > MAX_KEPT_BYTES else ""
         return cls(
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
             broker_ts_ms=record.broker_ts_ms,
             reason=reason,
-            message=hide_value(message)[:1000],
-            value=base64.b64encode(record.value or b"").decode(),
+            message=hide_value(message)[:1000] + kept,
+            value=base64.b64encode(value[:MAX_KEPT_BYTES]).decode(),
         )
 
     @property
@@ -63,7 +67,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def raw(self) -> bytes:
-        """The record's bytes as they were."""
+        """The record's bytes as they were, the first ones of a very long record."""
         return base64.b64decode(self.value)
 
 

@@ -8,7 +8,7 @@ source's (offset, ordinal) is not higher than the highest one already in the log
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from zlib import crc32
 
 import msgspec
@@ -16,6 +16,8 @@ import msgspec
 from features.delta import Delta
 
 MAX_DELTAS_PER_MESSAGE = 4000
+# Half of what a broker takes by default. A delta alone is far smaller: its key is an id or a query of bounded length.
+MAX_MESSAGE_BYTES = 512 * 1024
 SendMessage = Callable[[int, bytes], Awaitable[None]]
 
 
@@ -37,9 +39,24 @@ def encode_deltas(deltas: list[SourcedDelta]) -> bytes:
     return _ENCODER.encode(deltas)
 
 
+def encode_messages(deltas: list[SourcedDelta]) -> Iterator[bytes]:
+    """The messages that carry these deltas in order, as few as their limits allow."""
+    if len(deltas) <= MAX_DELTAS_PER_MESSAGE:
+        message = encode_deltas(deltas)
+        if len(message) <= MAX_MESSAGE_BYTES or len(deltas) == 1:
+            yield message
+            return
+    middle = len(deltas) // 2
+    yield from encode_messages(deltas[:middle])
+    yield from encode_messages(deltas[middle:])
+
+
 def decode_deltas(message: bytes) -> list[SourcedDelta]:
-    """The deltas of a message; raises `msgspec.DecodeError` or `msgspec.ValidationError`."""
-    return _DECODER.decode(message)
+    """The deltas of a message; raises `msgspec.DecodeError`."""
+    try:
+        return _DECODER.decode(message)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def partition_of(delta: Delta, partitions: int) -> int:
@@ -56,8 +73,8 @@ async def send_deltas(deltas: Iterable[SourcedDelta], partitions: int, send: Sen
         by_partition.setdefault(partition_of(sourced.delta, partitions), []).append(sourced)
 
     async def send_one_partition(partition: int, own: list[SourcedDelta]) -> None:
-        for begin in range(0, len(own), MAX_DELTAS_PER_MESSAGE):
-            await send(partition, encode_deltas(own[begin : begin + MAX_DELTAS_PER_MESSAGE]))
+        for message in encode_messages(own):
+            await send(partition, message)
 
     await asyncio.gather(*(send_one_partition(partition, own) for partition, own in by_partition.items()))
     return sum(map(len, by_partition.values()))

@@ -119,7 +119,7 @@ class TargetStage:
             checkpoint.move_to(record.offset + 1)
             try:
                 message = decode_deltas(record.value or b"")
-            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            except msgspec.DecodeError as error:
                 dead.append((record, f"not a message of deltas: {error}"))
                 continue
             for sourced in message:

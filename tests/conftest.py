@@ -38,7 +38,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _stood_still(item: pytest.Item, error: BaseException | None) -> bool:
-    return error is not None and paused_s() - item.stash[_paused_before_s] >= TOLD_PAUSE_S
+    """Whether the machine stood still while this test failed; one that hung is not tried again: its time is up."""
+    hung = isinstance(error, pytest.fail.Exception) and str(error).startswith("Timeout")
+    return error is not None and not hung and paused_s() - item.stash[_paused_before_s] >= TOLD_PAUSE_S
 
 
 @pytest.fixture(scope="session")

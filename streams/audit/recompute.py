@@ -174,7 +174,7 @@ class TargetFold(Recomputation):
     def _fresh(self, record: Record) -> Iterator[SourcedDelta]:
         try:
             message = decode_deltas(record.value or b"")
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except msgspec.DecodeError:
             self.skipped["poison"] += 1
             return
         highest = self.highest.setdefault(record.log, {})

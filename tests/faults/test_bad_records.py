@@ -54,7 +54,9 @@ def bad_values(seed: int) -> list[tuple[str, bytes | None, str]]:
         (good.replace(b'"event_ts_ms":', b'"event_ts_ms":9'), "future_timestamp"),
     ]
     return [(CLICKS, *kinds[number % len(kinds)]) for number in range(BAD_RECORDS)] + [
-        (topic, b"\x00" * 100, "malformed_json") for topic in (PLAYS, THUMBS, RANKINGS)
+        *((topic, b"\x00" * 100, "malformed_json") for topic in (PLAYS, THUMBS, RANKINGS)),
+        # Almost as long as a broker takes, so that not all of it fits into a letter.
+        (PLAYS, rng.randbytes(900_000), "oversized"),
     ]
 
 

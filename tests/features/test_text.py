@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.text import normalise_query
+from features.text import MAX_QUERY_CHARS, normalise_query
 from features.tokens import (
     COUNTRY_BUCKETS,
     GENRE_BUCKETS,
@@ -35,10 +35,11 @@ def test_a_query_has_one_normal_form(typed: str, normal: str) -> None:
     assert normalise_query(typed) == normal
 
 
-@given(st.text())
-def test_a_normal_form_is_its_own_normal_form(text: str) -> None:
+@given(st.text() | st.text("\ufdfa\u0390\u1e9b\u0323 a", min_size=200, max_size=MAX_QUERY_CHARS))
+def test_a_normal_form_is_its_own_normal_form_and_no_longer_than_a_query(text: str) -> None:
     normal = normalise_query(text)
     assert normalise_query(normal) == normal
+    assert len(normal) <= MAX_QUERY_CHARS
 
 
 @given(st.text())

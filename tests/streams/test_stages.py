@@ -14,6 +14,7 @@ from features.engagement import Coordinate
 from features.item import ItemState
 from features.online_store import FencedStore, read_states
 from features.rows import COUNTRY, FOLDS, ITEM, QUERY, SOURCE_ITEM, TARGET_FAMILIES, USER, RowFamily
+from features.text import MAX_QUERY_CHARS
 from features.user import UserState, fold_user
 from infra.errors import StoreFenced
 from infra.metrics import Metrics
@@ -21,7 +22,7 @@ from infra.redaction import hash_id
 from infra.settings import Settings
 from streams.checkpoints import decode_checkpoints
 from streams.dead_letters import DeadLetter
-from streams.deltas import SourcedDelta, decode_deltas, send_deltas
+from streams.deltas import MAX_MESSAGE_BYTES, SourcedDelta, decode_deltas, send_deltas
 from streams.events import Click, Engaged, Play, Ranking, ServedItem, Thumb, decode_record, encode_event, to_engagement
 from streams.session_agent import SessionStage
 from streams.stage import Record, SharedStore
@@ -177,6 +178,32 @@ def test_rows_equal_a_recomputation_of_the_log(settings: Settings, redis_client:
         logs.publish(event)
     work(settings, logs)
     assert_rows_equal_the_log(settings, redis_client, logs)
+
+
+def test_no_message_between_the_stages_is_longer_than_a_broker_takes(
+    settings: Settings, redis_client: redis.Redis, logs: Logs
+) -> None:
+    query = "\ufdfa" * MAX_QUERY_CHARS  # one of these is eighteen characters in its normal form
+    common = {"user_id": "u1", "event_ts_ms": BEGIN_MS, "query": query}
+    shown = [ServedItem(item_id=f"{number:0128}", score=0.0) for number in range(200)]
+    logs.publish(Ranking(ranking_id="ranking-of-200", task="search", items=shown, **common))  # type: ignore[arg-type]
+    for number in range(1_000):
+        logs.publish(Click(event_id=f"click-{number:010}", item_id=f"{number % 200:0128}", **common))  # type: ignore[arg-type]
+    work(settings, logs, batch=2_000)
+    lengths = [len(record.value or b"") for record in logs.deltas]
+    assert MAX_MESSAGE_BYTES / 2 < max(lengths) <= MAX_MESSAGE_BYTES < sum(lengths)
+    assert_rows_equal_the_log(settings, redis_client, logs)
+
+
+def test_a_message_between_the_stages_that_cannot_be_read_is_a_dead_letter(
+    settings: Settings, redis_client: redis.Redis, logs: Logs
+) -> None:
+    logs.publish(Click(event_id="event-0123456789", user_id="u1", item_id="t\u00e4t", event_ts_ms=BEGIN_MS))
+    work(settings, logs)
+    asyncio.run(logs.send_message(0, logs.deltas[0].value.replace("\u00e4".encode(), b"\xff\xff")))  # type: ignore[union-attr]
+    asyncio.run(logs.send_message(0, b"\x91" * 100_000))
+    work(settings, logs)
+    assert [(letter.topic, letter.reason) for letter in logs.dead] == [("deltas", "poison")] * 2
 
 
 @given(
