@@ -16,6 +16,7 @@ from typing import Any
 
 import faust
 import uvloop
+from aiokafka import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 
@@ -65,6 +66,10 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     chunks instead of single records: Faust's own work for a message costs more than decoding and folding an event.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._handed_on: dict[Any, int] = {}  # the end of the newest chunk, by topic-partition
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, ConsumerMessage]]:
         fetched, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
@@ -78,7 +83,18 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
                 continue
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
+            self._handed_on[tp] = own[-1].offset + 1
             yield tp, _Chunk.of(tp, own, generation)
+
+    def next_offset(self, tp: Any, folded: int) -> int:
+        """Where a log that is folded up to the offset `folded` goes on: behind what is passed and holds no records,
+        like the marks that end transactions.
+        """
+        if self._handed_on.get(tp, 0) > folded:
+            return folded
+        assignment = self._thread._ensure_consumer()._subscription.subscription.assignment
+        state = assignment.state_value(TopicPartition(tp.topic, tp.partition)) if assignment else None
+        return max(folded, state.position) if state and state.has_valid_position else folded
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Nothing: what Faust takes for a gap is the rest of a chunk."""
@@ -95,6 +111,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def seek_to_committed(self) -> dict[Any, int]:
         runtime: Runtime = self.app.runtime
         runtime.is_ready = False
+        self._handed_on.clear()
         offsets: dict[Any, int] = {}
 
         async def begin() -> None:

@@ -118,7 +118,17 @@ class Runtime:
         )
         await self._producer.start()
         if SESSION_STAGE in self._stages:
+            await self._check_partitions()
             self._known_items.start()
+
+    async def _check_partitions(self) -> None:
+        """End the process when the deltas would be spread otherwise than their topic is: repeats could not be told."""
+        found = len(await self._producer.partitions_for(DELTAS))
+        if found != self.settings.partitions:
+            end_process(
+                f"NOWRANK_PARTITIONS is {self.settings.partitions}, but the topic {DELTAS} has {found} partitions: "
+                f"set it to {found}, or make the topics anew and run `nowrank rebuild`"
+            )
 
     async def stop(self) -> None:
         """Let the batches that are under way end, begin no other, and disconnect."""
@@ -253,7 +263,7 @@ class Runtime:
             end = consumer.highwater(tp)
             checkpoint = self._stages[self._stage_of[tp.topic]].checkpoints.get(log_name(tp.topic, tp.partition))
             if end is not None and checkpoint is not None:
-                lags[tp.topic] += max(0, end - checkpoint.next_offset)
+                lags[tp.topic] += max(0, end - consumer.next_offset(tp, checkpoint.next_offset))
         by_stage = dict.fromkeys(self._stages, 0)
         for topic, lag in lags.items():
             self.metrics.set("nowrank_worker_lag_records", lag, topic=topic)

@@ -5,8 +5,11 @@ import threading
 from collections import defaultdict
 
 import pytest
+from kafka import KafkaProducer
 
 from infra.clock import monotonic_s
+from streams.audit.verify import verify_store
+from streams.events import encode_event
 from streams.runtime import CANNOT_CONTINUE
 from tests.faults.cases import Case
 from tests.faults.processes import POLL_S, wait_until
@@ -139,3 +142,33 @@ def test_worker_that_stalls(world: World, case: Case, fault: str, exit_code: int
         worker.wait_until_ready()
     assert worker.exit_codes == [exit_code]
     case.observes(f"exit code {worker.exit_codes[0]}; {world.check_exact(workload)}")
+
+
+def test_log_with_the_marks_of_transactions(world: World, case: Case) -> None:
+    case.expects("lag 0 and no stall once all is folded; every row equal")
+    producer = KafkaProducer(bootstrap_servers=world.settings.kafka, transactional_id="transactions")
+    producer.init_transactions()
+    producer.begin_transaction()
+    events = Workload(seed=6).take(200)
+    for event in events:
+        producer.send(event.topic, encode_event(event), event.user_id.encode())
+    producer.commit_transaction()
+    producer.close()
+    worker = world.worker(stall_timeout_s=STALL_TIMEOUT_S).start()
+    worker.wait_until_ready()
+    wait_until(lambda: worker.metric("nowrank_worker_events_total") == len(events), "every event is folded")
+    folded_s = monotonic_s()
+    wait_until(lambda: not worker.is_running or monotonic_s() - folded_s > 2 * STALL_TIMEOUT_S, "it could have stalled")
+    assert worker.is_running, worker.log()
+    assert worker.metric("nowrank_worker_lag_records") == 0
+    report = verify_store(world.settings)
+    assert (report.differences, report.unverifiable) == ([], {})
+    case.observes(f"lag 0 and no stall in {2 * STALL_TIMEOUT_S:g} s; {report.records} records verified")
+
+
+def test_worker_that_is_told_another_number_of_partitions(world: World, case: Case) -> None:
+    case.expects(f"it ends with exit code {CANNOT_CONTINUE} and says both numbers")
+    worker = world.worker(partitions=world.settings.partitions + 1).start()
+    assert worker.wait() == CANNOT_CONTINUE
+    assert "NOWRANK_PARTITIONS is 5, but the topic deltas has 4 partitions" in worker.log()
+    case.observes(f"exit code {CANNOT_CONTINUE}, both numbers named")
