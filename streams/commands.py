@@ -6,8 +6,9 @@ Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard out
 import argparse
 import json
 import logging
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -88,18 +89,26 @@ def import_(args: argparse.Namespace) -> int:
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     settings = load_settings()
-    if args.dry_run:
-        summary = _import_with(args, settings, None)
-    else:
-        with Producer(settings, linger_ms=BULK_LINGER_MS) as producer:
-            summary = _import_with(args, settings, producer)
-    if args.rejects is not None:
-        args.rejects.write_bytes(b"".join(msgspec.json.encode(rejection) + b"\n" for rejection in summary.rejections))
+    with _rejects(args.rejects) as rejects:
+        if args.dry_run:
+            summary = _import_with(args, settings, None)
+        else:
+            with Producer(settings, linger_ms=BULK_LINGER_MS) as producer:
+                summary = _import_with(args, settings, producer)
+        rejects.writelines(msgspec.json.encode(rejection) + b"\n" for rejection in summary.rejections)
     if args.json:
         print(msgspec.json.encode(summary).decode())
     else:
         print_summary(summary, args.dry_run)
     return 0 if summary.complete else 1
+
+
+def _rejects(path: Path | None) -> BinaryIO:
+    """Where rejected rows are written, opened before anything is published; raises `BadInput`."""
+    try:
+        return Path(os.devnull if path is None else path).open("wb")
+    except OSError as error:
+        raise BadInput("not_writable", f"--rejects {path}: {error.strerror}") from error
 
 
 def _import_with(args: argparse.Namespace, settings: Settings, producer: "Producer | None") -> "ImportSummary":

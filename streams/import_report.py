@@ -41,7 +41,8 @@ def print_summary(summary: ImportSummary, dry_run: bool) -> None:
         print(DERIVED)
     if summary.not_acknowledged:
         print(
-            f"{summary.not_acknowledged} were NOT acknowledged by the broker; the same import again sends the same ids",
+            f"{summary.not_acknowledged} were NOT acknowledged by the broker ({summary.cause}); the same import again "
+            "sends the same ids",
             file=sys.stderr,
         )
     if dry_run:

@@ -15,7 +15,7 @@ import msgspec
 
 from features.catalogue import Item
 from infra.clock import monotonic_s
-from infra.errors import DeliveryFailed
+from infra.errors import BrokerUnavailable, DeliveryFailed
 from streams.events import Engaged
 from streams.labels import Log
 from streams.producer import Producer
@@ -33,7 +33,9 @@ class ShowProgress(Protocol):
 
 
 class ImportSummary(msgspec.Struct, kw_only=True):
-    """What became of every row. `rows` = the events and titles that are good + the rejected rows."""
+    """What became of every row. `rows` = the events and titles that are good + the rejected rows; `cause` says why some
+    were not acknowledged.
+    """
 
     source: str
     rows: int = 0
@@ -43,6 +45,7 @@ class ImportSummary(msgspec.Struct, kw_only=True):
     rejected: dict[str, int] = {}
     rejections: list[Rejection] = []
     not_acknowledged: int = 0
+    cause: str = ""
     ignored_columns: list[str] = []
     made_event_ids: int = 0
     oldest_ts_ms: int | None = None
@@ -186,6 +189,17 @@ def _count(summary: ImportSummary, publish: Any, producer: Producer, things: Any
         publish(producer, things, advance)
         acknowledged = sent
     except DeliveryFailed as error:
-        acknowledged = max(0, sent - len(error.failures))
+        acknowledged, summary.cause = max(0, sent - len(error.failures)), str(error)
+    except BrokerUnavailable as error:
+        acknowledged, summary.cause = sent - _count_lost(producer), str(error)
     summary.published += acknowledged
     summary.not_acknowledged += total - acknowledged
+
+
+def _count_lost(producer: Producer) -> int:
+    """How many of those sent are not acknowledged in the end."""
+    try:
+        producer.flush()
+    except DeliveryFailed as error:
+        return len(error.failures)
+    return 0

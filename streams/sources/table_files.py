@@ -5,7 +5,8 @@ read carries its fault instead of cells. Called by `streams.sources.table`. pyar
 """
 
 import csv
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -34,8 +35,10 @@ class Row:
 Table = tuple[list[str] | None, Iterator[Row]]
 
 
-def open_table(path: Path) -> Table:
-    """The columns (None where each row names its own) and the rows of a file; raises `BadInput`."""
+def open_table(path: Path, is_wanted: Callable[[str], bool] = bool) -> Table:
+    """The columns (None where each row names its own) and the rows of a file; raises `BadInput`, and while the rows are
+    read too. Where columns stand apart, only those that are wanted are read.
+    """
     if not path.is_file():
         raise BadInput("not_found", f"{path} is no file")
     suffix = path.suffix.lower()
@@ -44,34 +47,64 @@ def open_table(path: Path) -> Table:
     if suffix in JSON_LINES:
         return None, _json_rows(path.open("rb"))
     if suffix == PARQUET:
-        return _open_parquet(path)
+        return _open_parquet(path, is_wanted)
     known = ", ".join((*DELIMITERS, *JSON_LINES, PARQUET))
     raise BadInput("unknown_format", f"{path} ends in {suffix!r}; files that end in {known} can be read")
 
 
+class _Lines:
+    """The lines of a text file; those taken for a row that is none can be taken again, each for itself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._again: deque[str] = deque()
+        self._taken: list[str] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self.stream)
+        self._taken.append(line)
+        return line
+
+    def begin_row(self) -> None:
+        """What was taken is a row."""
+        self._taken.clear()
+
+    def give_back(self) -> None:
+        """What was taken is no row: only its first line is done with."""
+        self._again.extendleft(reversed(self._taken[1:]))
+        self._taken.clear()
+
+
 def _open_csv(path: Path, delimiter: str) -> Table:
     # Bytes that are not UTF-8 come through as surrogates, so that their row alone is rejected.
-    stream = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(stream, delimiter=delimiter)
+    lines = _Lines(path.open(encoding="utf-8-sig", errors="surrogateescape", newline=""))
+    # Strict: otherwise one quote that nobody closes would make a single cell of all that follows.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         columns = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
+        "".join(columns).encode()
+    except (csv.Error, UnicodeEncodeError) as error:
         raise BadInput("malformed_header", f"{path}: its first line cannot be read: {error}") from error
     if not any(columns) or len(set(columns)) != len(columns):
         raise BadInput("malformed_header", f"{path}: its first line must name each column once; it is {columns}")
-    return columns, _csv_rows(stream, reader, columns)
+    return columns, _csv_rows(lines, reader, columns)
 
 
-def _csv_rows(stream: TextIO, reader: Any, columns: list[str]) -> Iterator[Row]:
-    with stream:
+def _csv_rows(lines: _Lines, reader: Any, columns: list[str]) -> Iterator[Row]:
+    with lines.stream:
         number = 0
         while True:
+            lines.begin_row()
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 number += 1
+                lines.give_back()
                 yield Row(number, fault=InvalidEvent("malformed_row", f"it is no row of a CSV file: {error}"))
                 continue
             if not cells:
@@ -111,7 +144,7 @@ def _json_row(number: int, line: bytes) -> Row:
     return Row(number, cells)
 
 
-def _open_parquet(path: Path) -> Table:
+def _open_parquet(path: Path, is_wanted: Callable[[str], bool]) -> Table:
     import pyarrow
     import pyarrow.parquet
 
@@ -119,13 +152,36 @@ def _open_parquet(path: Path) -> Table:
         table = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput("malformed_file", f"{path} is no Parquet file: {error}") from error
-    return list(table.schema_arrow.names), _parquet_rows(table)
+    columns = list(table.schema_arrow.names)
+    return columns, _parquet_rows(path, table, [column for column in columns if is_wanted(column)])
 
 
-def _parquet_rows(table: Any) -> Iterator[Row]:
-    with table:
-        number = 0
-        for batch in table.iter_batches(batch_size=BATCH_ROWS):
-            for cells in batch.to_pylist():
-                number += 1
-                yield Row(number, cells)
+def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[Row]:
+    import pyarrow
+
+    number = 0
+    try:
+        with table:
+            for batch in table.iter_batches(BATCH_ROWS, columns=columns):
+                for row in _batch_rows(batch, number):
+                    number = row.number
+                    yield row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BadInput("malformed_file", f"{path} cannot be read beyond row {number}: {error}") from error
+
+
+def _batch_rows(batch: Any, before: int) -> Iterator[Row]:
+    """The rows of a batch that `before` rows precede."""
+    # Times beyond Python's, unknown time zones, text that is not UTF-8, ...
+    unreadable = (OverflowError, ValueError, LookupError)
+    try:
+        all_cells = batch.to_pylist()
+    except unreadable as error:
+        if batch.num_rows == 1:
+            yield Row(before + 1, fault=InvalidEvent("malformed_row", f"it cannot be read: {error}"))
+        else:
+            for place in range(batch.num_rows):
+                yield from _batch_rows(batch.slice(place, 1), before + place)
+        return
+    for number, cells in enumerate(all_cells, start=before + 1):
+        yield Row(number, cells)

@@ -12,12 +12,14 @@ from pyarrow import parquet
 
 from features.catalogue import Item
 from infra.clock import monotonic_s, now_ms
-from infra.errors import BadInput
+from infra.errors import BadInput, BrokerUnavailable, DeliveryFailed
 from infra.settings import Settings
 from nowrank.cli import main
 from streams.catalogue import read_catalogue
 from streams.events import Click, Play, Thumb, decode_record
+from streams.imports import CHUNK, import_events
 from streams.log_ends import read_log_ends
+from streams.progress import progress_bar
 from streams.sources.shift import NEWEST_AGE_MS
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
 
@@ -94,6 +96,9 @@ HEADER = "type,event_id,user_id,item_id,event_ts_ms,position,watched_ms,duration
         ("click,aaaaaaaaaaaaaaaa,u,i,5,,,,,,,,", "malformed_row", None),
         (f'click,aaaaaaaaaaaaaaaa,u,"{"i" * 200_000}",5,,,,,', "malformed_row", None),
         (b"click,aaaaaaaaaaaaaaaa,\xff,i,5,,,,,", "malformed_row", None),
+        ('click,aaaaaaaaaaaaaaaa,u,i,5,,,,,"', "malformed_row", None),
+        ('click,aaaaaaaaaaaaaaaa,u,"i,5,,,,,', "malformed_row", None),
+        ('click,aaaaaaaaaaaaaaaa,u,"i"j,5,,,,,', "malformed_row", None),
     ],
 )
 def test_a_bad_csv_row_is_named_and_its_neighbours_are_read(
@@ -104,6 +109,46 @@ def test_a_bad_csv_row_is_named_and_its_neighbours_are_read(
     path = written(tmp_path / "e.csv", HEADER.encode() + good + bad + b"\n" + good)
     assert rejection_of(path) == (2, reason, field)
     assert [isinstance(result, Click) for result in events_of(path)] == [True, False, True]
+
+
+def test_quotes_that_nobody_closes_spoil_their_own_rows_alone_and_quoted_cells_may_have_several_lines(
+    tmp_path: Path,
+) -> None:
+    good, bad = 'click,u,i,5,"two\nlines"\n', 'click,u,i,5,"one\n'
+    path = written(tmp_path / "e.csv", f"type,user_id,item_id,event_ts_ms,note\n{good}{bad}{good}{bad}{bad}{good}{bad}")
+    seen = Seen()
+    results = events_of(path, seen=seen)
+    assert [isinstance(result, Click) for result in results] == [True, False, True, False, False, True, False]
+    assert seen.rows == 7
+
+
+def test_parquet_that_python_has_no_values_for_is_named_by_its_row_unless_nobody_wants_it(tmp_path: Path) -> None:
+    rows = {"type": ["click"] * 3, "user_id": ["u"] * 3, "item_id": ["i"] * 3}
+    far = pyarrow.array([5, 2**60, 6], pyarrow.timestamp("ms"))
+    times = pyarrow.array([5, 6, 7])
+    parquet.write_table(pyarrow.table({**rows, "event_ts_ms": times, "query": far}), tmp_path / "wanted.parquet")
+    parquet.write_table(pyarrow.table({**rows, "event_ts_ms": times, "made": far}), tmp_path / "ignored.parquet")
+    results = events_of(tmp_path / "wanted.parquet")
+    assert [result.reason for result in results] == ["invalid_field", "malformed_row", "invalid_field"]
+    seen = Seen()
+    assert len(events_of(tmp_path / "ignored.parquet", seen=seen)) == 3
+    assert seen.ignored_columns == {"made"}
+
+
+def test_a_damaged_parquet_file_says_how_far_it_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "e.parquet"
+    rows = {"type": ["click"] * 3, "user_id": ["u"] * 3, "item_id": ["i"] * 3, "event_ts_ms": [5] * 3}
+    parquet.write_table(pyarrow.table(rows), path, compression="none")
+    content = path.read_bytes()
+    written(path, content[:4] + b"\xff" * 40 + content[44:])
+    with pytest.raises(BadInput, match="cannot be read beyond row 0"):
+        events_of(path)
+
+
+def test_a_header_that_is_not_utf8_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "e.csv", b"type,user_id,item_id,event_ts_ms,pr\xe9nom\nclick,u,i,5,x\n")
+    with pytest.raises(BadInput, match="its first line cannot be read"):
+        events_of(path)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +315,48 @@ def test_the_import_command_says_what_is_missing(
     assert "absent.csv is no file" in capsys.readouterr().err
     assert main(["import", "movielens-100k"]) == 1
     assert "nowrank data get movielens-100k" in capsys.readouterr().err
+
+
+class LosesItsBroker:
+    """A producer that cannot send its second chunk, and learns that two of the first one were lost."""
+
+    sent = 0
+
+    def send_many(self, events: list[Any]) -> int:
+        if self.sent:
+            raise BrokerUnavailable("no broker answers")
+        self.sent = len(events)
+        return self.sent
+
+    def flush(self) -> None:
+        raise DeliveryFailed([(0, "expired"), (1, "expired")])
+
+
+def test_an_import_that_loses_its_broker_accounts_for_every_row(tmp_path: Path) -> None:
+    rows = "".join(f"click,u{number},i,{number}\n" for number in range(CHUNK + 1))
+    path = written(tmp_path / "e.csv", f"type,user_id,item_id,event_ts_ms\n{rows}click,u,i,soon\n")
+    summary = import_events(path, PLAIN, NOW_MS, LosesItsBroker(), progress_bar)  # type: ignore[arg-type]
+    assert (summary.rows, summary.published, summary.not_acknowledged) == (CHUNK + 2, CHUNK - 2, 3)
+    assert (len(summary.rejections), summary.cause) == (1, "no broker answers")
+
+
+def test_a_file_of_rejects_that_cannot_be_written_is_said_before_anything_is_published(
+    tmp_path: Path, environment: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = f"user-{uuid.uuid4()}"
+    path = written(tmp_path / "e.csv", f"type,user_id,item_id,event_ts_ms\nclick,{user},i,5\n")
+    assert main(["import", str(path), "--rejects", str(tmp_path / "absent" / "r.jsonl")]) == 1
+    assert "No such file or directory" in capsys.readouterr().err
+    assert clicks_of(environment, user) == []
+
+
+def test_an_address_that_is_none_is_said_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NOWRANK_KAFKA", "localhost:abc")
+    for command in (["topics", "list"], ["topics", "create"]):
+        assert main(command) == 1
+        assert "localhost:abc" in capsys.readouterr().err
 
 
 def test_the_topics_command_lists_what_is_there(environment: Settings, capsys: pytest.CaptureFixture[str]) -> None:
