@@ -38,7 +38,7 @@ class MetricSpec:
 CATALOGUE: tuple[MetricSpec, ...] = (
     # stream workers
     MetricSpec("nowrank_worker_records_total", "counter", "Records taken from a topic", ("topic",)),
-    MetricSpec("nowrank_worker_events_total", "counter", "Events folded into rows", ("kind",)),
+    MetricSpec("nowrank_worker_events_total", "counter", "Events read from the log, repeated ones too", ("kind",)),
     MetricSpec(
         "nowrank_worker_duplicates_total", "counter", "Records skipped because they are contained already", ("stage",)
     ),

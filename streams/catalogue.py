@@ -240,6 +240,6 @@ def _connect(settings: Settings, timeout_s: float) -> _Reader:
             reconnect_backoff_max_ms=1_000,
             metadata_max_age_ms=METADATA_AGE_MS,
         )
-    except (KafkaError, ValueError, OSError) as error:
+    except topics.NO_BROKER_ERRORS as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
     return _Reader(consumer)

@@ -21,7 +21,7 @@ from infra.settings import Settings
 from streams.events import decode_record, to_engagement
 from streams.log_ends import read_log_ends
 from streams.producer import Producer
-from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS
+from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS, NO_BROKER_ERRORS
 
 if TYPE_CHECKING:
     from streams.stage import Record
@@ -101,7 +101,7 @@ def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
             allow_auto_create_topics=False,
             bootstrap_timeout_ms=3_000,
         )
-    except (KafkaError, ValueError, OSError) as error:
+    except NO_BROKER_ERRORS as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
     try:
         seen: set[tuple[str, str]] = set()

@@ -5,9 +5,11 @@ Enters: arguments. Leaves: tables or JSON on standard output, and an exit code. 
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from infra.connected import broker_settings, require_store
+from infra.errors import NowrankError
 
 if TYPE_CHECKING:
     from streams.audit.verify import VerifyReport
@@ -19,7 +21,8 @@ examples:
   nowrank verify --limit 1000   more of them
   nowrank verify --json         everything, for a script
 
-exit code: 0 equal, 1 different, 2 could not be verified (the log no longer holds what the rows began with)"""
+exit code: 0 equal, 1 different, 2 could not be verified (the log no longer holds what the rows began with; broker or
+store do not answer)"""
 
 
 REBUILD_EXAMPLES = """fills a new store from the log in a spare database of the same Redis, then puts it in the
@@ -45,9 +48,13 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def verify(args: argparse.Namespace) -> int:
     """Compare every row of the store with a recomputation of the log."""
-    from streams.audit.verify import verify_store
+    from streams.audit.verify import UNVERIFIABLE, verify_store
 
-    report = verify_store(require_store(broker_settings()))
+    try:
+        report = verify_store(require_store(broker_settings()))
+    except NowrankError as error:
+        print(f"nowrank: {error}", file=sys.stderr)
+        return UNVERIFIABLE
     if args.json:
         print(json.dumps(_to_json(report)))
     else:

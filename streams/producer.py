@@ -22,6 +22,7 @@ from infra.errors import BrokerUnavailable, DeliveryFailed, InvalidEvent, Nowran
 from infra.settings import NO_BROKER, Settings, load_settings
 from streams.events import Event, Ranking
 from streams.records import Record, checked_records, event_record, item_record
+from streams.topics import NO_BROKER_ERRORS
 
 # kafka-python queues without a bound: past this many unacknowledged records a sender waits for the oldest.
 MAX_PENDING = 50_000
@@ -213,7 +214,7 @@ class Producer:
     def _connect(self) -> Any:
         try:
             return KafkaProducer(**self._options)
-        except (KafkaError, ValueError, OSError) as error:
+        except NO_BROKER_ERRORS as error:
             raise BrokerUnavailable(
                 f"no broker answers at {self.address!r} ({error}); start one with `nowrank up`, or set "
                 "NOWRANK_KAFKA=host:port"

@@ -120,6 +120,7 @@ class SessionStage:
         """The deltas in order and the users whose rows changed; or the record whose fold broke."""
         deltas: list[SourcedDelta] = []
         changed: dict[str, None] = {}
+        repeats = 0
         for one in decoded:
             row = self._cache.get(USER, one.engagement.user_id)
             try:
@@ -127,11 +128,11 @@ class SessionStage:
             except Exception as error:  # noqa: BLE001 - whatever breaks a fold is a property of the record: a dead letter, not a crash loop
                 said = hide_ids(f"{type(error).__name__}: {error}", [one.engagement.user_id])
                 return [], [], (one, DeadLetter.of(one.record, "poison", said))
-            if folded is None or folded.duplicate:
-                self._metrics.count("nowrank_worker_duplicates_total", stage=STAGE)
+            repeats += folded is None or folded.duplicate
             if folded is not None:
                 changed[one.engagement.user_id] = None
                 deltas += [SourcedDelta(*one.coordinate, ordinal, delta) for ordinal, delta in enumerate(folded.deltas)]
+        self._metrics.count("nowrank_worker_duplicates_total", repeats, stage=STAGE)
         return deltas, list(changed), None
 
     async def _write(self, decoded: list[Decoded], changed: list[str]) -> None:

@@ -26,6 +26,8 @@ LABELS = "labels"
 
 EVENT_TOPICS = (PLAYS, CLICKS, THUMBS, RANKINGS)
 WEEK_MS = 7 * 24 * 3600 * 1000
+# What kafka-python raises for an address that is none, or where nobody answers.
+NO_BROKER_ERRORS = (KafkaError, ValueError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def create_topics(settings: Settings) -> list[str]:
     """Create what is missing and return the names created; raises `BrokerUnavailable`."""
     try:
         admin = KafkaAdminClient(bootstrap_servers=settings.kafka.split(","), request_timeout_ms=10_000)
-    except KafkaError as error:
+    except NO_BROKER_ERRORS as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
     created = []
     try:
@@ -84,7 +86,7 @@ def read_topic_ids(settings: Settings) -> dict[str, str]:
             described = admin.describe_topics([spec.name for spec in TOPICS])
         finally:
             admin.close()
-    except KafkaError as error:
+    except NO_BROKER_ERRORS as error:
         raise BrokerUnavailable(f"the topics could not be read at {settings.kafka!r}: {error}") from error
     return {topic["name"]: str(topic["topic_id"]) for topic in described if topic.get("topic_id")}
 
@@ -98,7 +100,7 @@ def describe_topics(settings: Settings) -> list[tuple[str, int, int]]:
             allow_auto_create_topics=False,
             bootstrap_timeout_ms=3_000,
         )
-    except KafkaError as error:
+    except NO_BROKER_ERRORS as error:
         raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
     try:
         existing = consumer.topics()

@@ -242,6 +242,12 @@ def test_the_command_prints_a_table_and_ends_with_the_verdict(
 
 
 @pytest.mark.slow
-def test_a_broker_that_is_away_is_said_so(folded: World) -> None:
+def test_a_broker_that_is_away_is_said_so(
+    folded: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(BrokerUnavailable, match="no broker answers"):
         verify_store(replace(folded.settings, kafka="127.0.0.1:1"), quiet)
+    monkeypatch.setenv("NOWRANK_KAFKA", folded.settings.kafka)
+    monkeypatch.setenv("NOWRANK_REDIS", "127.0.0.1:1")
+    assert main(["verify"]) == 2
+    assert "127.0.0.1:1" in capsys.readouterr().err
