@@ -73,8 +73,12 @@ class ItemTable:
         return slot
 
     def set_state(self, slot: int, state: ItemState) -> None:
-        """Put an item row in."""
-        sums = np.array(state.sums, np.float32)  # rounded first: the totals must lose exactly what they were given
+        """Put an item row in; one whose sums are not as many finite float32 as they should be is an empty one."""
+        with np.errstate(over="ignore"):
+            sums = np.array(state.sums, np.float32)  # rounded first: the totals must lose exactly what they were given
+        if sums.shape != self.sums.shape[1:] or not np.isfinite(sums).all():
+            # It would make the catalogue's totals a NaN, and with them everybody's scores.
+            state, sums = ItemState(), np.zeros(len(SUMS), np.float32)
         self.totals.replace(self.sums[slot], int(self.as_of_ms[slot]), sums.tolist(), state.as_of_ms)
         self.sums[slot] = sums
         self.as_of_ms[slot] = state.as_of_ms

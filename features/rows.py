@@ -23,6 +23,7 @@ from features.item import ItemState, fold_item
 from features.spec import DType, ViewSpec
 from features.top_targets import TopTargetsState
 from features.user import LogMemory, Moment, UserState
+from infra.errors import RowInvalid
 
 CONTAINED_FIELD = b"_in"
 LOG_FIELD = b"_log"
@@ -196,15 +197,29 @@ class RowFamily:
         return entity_key(self.join_key, value, project)
 
     def decode(self, reply: list[bytes | None]) -> Any:
-        """The state in the replies for `packed_fields`; a new state when any of them is missing."""
-        parts = [decode_bytes_value(value) for value in reply if value is not None]
-        return self.unpack(parts) if len(parts) == len(self.views) else self.new_state()
+        """The state in the replies for `packed_fields`; a new state when any of them is missing.
+
+        Raises `RowInvalid`.
+        """
+        try:
+            parts = [decode_bytes_value(value) for value in reply if value is not None]
+            return self.unpack(parts) if len(parts) == len(self.views) else self.new_state()
+        except _UNDECODABLE as error:
+            raise _invalid(f"the row of {self.name}", error) from error
+
+
+def _invalid(what: str, error: Exception) -> RowInvalid:
+    return RowInvalid(
+        f"{what} cannot be decoded ({type(error).__name__}: {error}); `nowrank rebuild` computes all rows anew"
+    )
 
 
 def _unpack_user(parts: list[bytes]) -> UserState:
     return UserState(recents=_RECENTS.decode(parts[0]), logs=_LOGS.decode(parts[1]))
 
 
+_UNDECODABLE = (msgspec.MsgspecError, IndexError, ValueError)
+_CONTAINED = msgspec.msgpack.Decoder(list[tuple[str, int]])
 _RECENTS = msgspec.msgpack.Decoder(dict[str, list[Moment]])
 _LOGS = msgspec.msgpack.Decoder(dict[str, LogMemory])
 _LOG_STATE = msgspec.msgpack.Decoder(tuple[int, dict[str, list[int]], dict[str, int]])
@@ -262,8 +277,11 @@ def encode_contained(contained: dict[str, int]) -> bytes:
 
 
 def decode_contained(packed: bytes | None) -> dict[str, int]:
-    """The contained offsets by log; empty for a row that does not exist."""
-    return dict(msgspec.msgpack.decode(packed)) if packed else {}
+    """The contained offsets by log; empty for a row that does not exist. Raises `RowInvalid`."""
+    try:
+        return dict(_CONTAINED.decode(packed)) if packed else {}
+    except _UNDECODABLE as error:
+        raise _invalid("the offsets of a row", error) from error
 
 
 def encode_row(family: RowFamily, state: Any, contained: dict[str, int]) -> list[bytes]:

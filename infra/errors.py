@@ -7,6 +7,7 @@
     │   └── InvalidRequest     a request that cannot be answered
     ├── StoreUnavailable       the online store did not answer
     │   └── StoreTimeout       it did not answer within the request's deadline
+    ├── RowInvalid             what the online store holds for a row cannot be decoded
     ├── StoreFenced            the store is not the one this process began with: the process must end
     ├── BrokerUnavailable      the broker did not answer or did not acknowledge
     ├── ScorerUnavailable      the scorer did not answer, or answered that it cannot
@@ -51,6 +52,10 @@ class StoreUnavailable(NowrankError):
 
 class StoreTimeout(StoreUnavailable):
     """The online store did not answer within the request's deadline."""
+
+
+class RowInvalid(NowrankError):
+    """What the online store holds for a row cannot be decoded; the text names no id."""
 
 
 class StoreFenced(NowrankError):

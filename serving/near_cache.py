@@ -20,10 +20,13 @@ import redis
 from features.item import ItemState
 from features.online_store import GENERATION_KEY, connect
 from features.probe import is_probe
-from features.rows import CONTAINED_FIELD, ITEM, entity_prefix, entity_value
+from features.rows import CONTAINED_FIELD, ITEM, decode_contained, entity_prefix, entity_value
 from infra.clock import monotonic_s, now_ms
+from infra.errors import RowInvalid
+from infra.redaction import describe_failure, hash_id
 from infra.settings import Settings
 from serving.invalidations import EVERYTHING, TIMEOUT_S, Invalidations
+from serving.redis_link import WRONG_TYPE
 
 REFRESH_S = 0.05
 HEARTBEAT_S = 1.0
@@ -92,13 +95,14 @@ class NearCache:
             started_s = monotonic_s()
             try:
                 self._follow()
-            except (redis.RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - the thread's edge: whatever broke, rows must be followed again
                 retry_s = (
                     FIRST_RETRY_S
                     if monotonic_s() - started_s > LAST_RETRY_S + TIMEOUT_S
                     else min(LAST_RETRY_S, 2 * retry_s)
                 )
-                log.warning("item rows cannot be followed, next try in %.1f s: %s", retry_s, error)
+                said = error if isinstance(error, redis.RedisError | OSError) else describe_failure(error, None)
+                log.warning("item rows cannot be followed, next try in %.1f s: %s", retry_s, said)
                 self._report(False)
                 self._tried.set()
                 self._stop.wait(retry_s)
@@ -169,12 +173,17 @@ class NearCache:
             pipeline = connection.pipeline(transaction=False)
             for item_id in batch:
                 pipeline.execute_command("HMGET", ITEM.key(item_id, self._settings.feast_project), *_FIELDS)
-            self._deliver(
-                [
-                    _to_row(item_id, reply, changed.get(item_id))
-                    for item_id, reply in zip(batch, pipeline.execute(), strict=True)
-                ]
-            )
+            rows, invalid = [], []
+            for item_id, reply in zip(batch, pipeline.execute(raise_on_error=False), strict=True):
+                try:
+                    row = _to_row(item_id, reply, changed.get(item_id))
+                except RowInvalid as error:
+                    invalid.append((hash_id(item_id), error))
+                    row = ItemRow(item_id, ItemState(), b"", changed.get(item_id))
+                rows.append(row)
+            if invalid:
+                log.warning("%d item rows count as missing; the first, of %s: %s", len(invalid), *invalid[0])
+            self._deliver(rows)
 
     def _hear(self, listener: "Invalidations") -> None:
         """Remember which rows changed since it was last listened for, as if all had changed right then."""
@@ -186,18 +195,29 @@ class NearCache:
                 self._changed.setdefault(item_id, since_s)
 
     def _item_id(self, key: bytes) -> str | None:
-        """The item that a key is of; None for a key of another project, and for a canary's title."""
+        """The item that a key is of; None for a key of another project, for one that is no text, and for a canary's
+        title.
+        """
         end = len(key) - len(self._project)
         length = int.from_bytes(key[_LENGTH_AT : _LENGTH_AT + 4], "little")
         if _LENGTH_AT + 4 + length != end or key[end:] != self._project:
             return None
-        item_id = entity_value(key, ITEM.join_key, self._settings.feast_project)
+        try:
+            item_id = entity_value(key, ITEM.join_key, self._settings.feast_project)
+        except UnicodeDecodeError:
+            return None
         return None if is_probe(item_id) else item_id
 
 
-def _to_row(item_id: str, reply: list[bytes | None], changed_s: float | None) -> ItemRow:
+def _to_row(item_id: str, reply: list[bytes | None] | Exception, changed_s: float | None) -> ItemRow:
+    """The row in a reply; raises `RowInvalid`, and what else Redis answered with."""
+    if isinstance(reply, Exception):
+        if not str(reply).startswith(WRONG_TYPE):
+            raise reply
+        raise RowInvalid(f"its key holds something else: {reply}")
     *packed, contained = reply
     state = ITEM.decode(packed)
+    decode_contained(contained)
     if now_ms() - state.as_of_ms > 1000 * ITEM.views[0].ttl_s:
         state = ItemState()
     return ItemRow(item_id, state, contained or b"", changed_s)

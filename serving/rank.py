@@ -143,6 +143,8 @@ class Ranker:
             self.metrics.count("nowrank_scorer_degraded_total", status=f"store_{status.store}")
         if status.model != "ok":
             self.metrics.count("nowrank_scorer_degraded_total", status=f"model_{status.model}")
+        if ranked.rows.invalid:
+            self.metrics.count("nowrank_scorer_degraded_total", status="row_invalid")
         if status.user == "fresh":
             self.metrics.observe(
                 "nowrank_scorer_feature_age_seconds", max(0, ranked.at_ms - ranked.rows.user_as_of_ms) / 1000

@@ -24,6 +24,7 @@ Command = tuple[Any, ...]
 CONNECT_TIMEOUT_S = 2.0
 STALLED_S = 1.0
 RETRY_S = 0.1
+WRONG_TYPE = "WRONGTYPE"
 MAX_WAITING = 2_000
 
 
@@ -95,7 +96,7 @@ class RedisLink:
         self._next_try_s = 0.0
 
     async def execute(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
-        """One reply per command, in one round trip.
+        """One reply per command, in one round trip; for a key of another type than the command's, an exception.
 
         Raises `StoreTimeout` or `StoreUnavailable`, never anything else.
         """
@@ -108,7 +109,7 @@ class RedisLink:
         except TimeoutError as error:
             raise StoreTimeout(f"the online store did not answer within {1000 * timeout_s:.0f} ms") from error
         for reply in replies:
-            if isinstance(reply, Exception):
+            if isinstance(reply, Exception) and not str(reply).startswith(WRONG_TYPE):
                 raise StoreUnavailable(f"the online store answered with an error: {reply}")
         return replies
 

@@ -4,6 +4,7 @@ Enters: who asks for what, and a deadline. Leaves: `RowsRead`: states, the offse
 not be read; never an exception. Called by `rank.py` in the event loop.
 """
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,12 +15,15 @@ from features.rows import CONTAINED_FIELD, COUNTRY, QUERY, SOURCE_ITEM, USER, Ro
 from features.spec import DType
 from features.top_targets import TopTargetsState
 from features.user import UserState
-from infra.errors import StoreTimeout, StoreUnavailable
+from infra.errors import RowInvalid, StoreTimeout, StoreUnavailable
+from infra.redaction import hash_id
 from serving.breaker import Breaker
 from serving.redis_link import Command, RedisLink
 
 MAX_REMEMBERED = 2_000
 _NO_MOMENTS = encode_value(DType.BYTES, msgspec.msgpack.encode({}))
+
+log = logging.getLogger(__name__)
 
 
 class RowKeys(NamedTuple):
@@ -34,7 +38,8 @@ class RowKeys(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class RowsRead:
     """What was read. `targets` are the top lists by entity; `contained` are the offsets in each row that was looked
-    for, by entity: none in a row that does not exist.
+    for, by entity: none in a row that does not exist. `invalid` are the entities whose rows cannot be decoded: they
+    count as missing.
     """
 
     user: UserState = field(default_factory=UserState)
@@ -42,6 +47,7 @@ class RowsRead:
     user_as_of_ms: int = 0
     targets: dict[str, TopTargetsState] = field(default_factory=dict)
     stale: frozenset[str] = frozenset()
+    invalid: frozenset[str] = frozenset()
     contained: dict[str, dict[str, int]] = field(default_factory=dict)
     store: Literal["ok", "missing", "timeout"] = "ok"
 
@@ -71,8 +77,10 @@ class StoreReader:
             return self._remembered_rows(keys.user_id, "timeout")
         except StoreUnavailable:
             return self._remembered_rows(keys.user_id, "missing")
-        self._remember(keys.user_id, replies[0][1])
-        return _to_rows([family for family, _ in wanted], replies, now_ms)
+        rows = _to_rows(wanted, replies, now_ms)
+        if rows.user_status == "fresh":
+            self._remember(keys.user_id, replies[0][1])
+        return rows
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -104,15 +112,22 @@ def _wanted(keys: RowKeys) -> list[tuple[RowFamily, str]]:
     return [(USER, keys.user_id), *((family, value) for family, value in targets if value)]
 
 
-def _to_rows(families: list[RowFamily], replies: list[list[bytes | None]], now_ms: int) -> RowsRead:
-    contained, stale = {}, set()
+def _to_rows(wanted: list[tuple[RowFamily, str]], replies: list[Any], now_ms: int) -> RowsRead:
+    stale, invalid = set(), set()
+    # {}: there is no row, which is not the same as not read
+    contained: dict[str, dict[str, int]] = {family.name: {} for family, _ in wanted}
     states: dict[str, Any] = {}
     user_as_of_ms = 0
-    for family, (*packed, offsets) in zip(families, replies, strict=True):
-        contained[family.name] = decode_contained(offsets)  # {}: there is no row, which is not the same as not read
-        if offsets is None:
+    for (family, value), reply in zip(wanted, replies, strict=True):
+        try:
+            state, offsets = _decode(family, reply)
+        except RowInvalid as error:
+            log.warning("the row of %s %s counts as missing: %s", family.name, hash_id(value), error)
+            invalid.add(family.name)
             continue
-        state = family.decode(packed)
+        if state is None:
+            continue
+        contained[family.name] = offsets
         if family is USER:
             user_as_of_ms = state.as_of_ms
         if now_ms - state.as_of_ms > 1000 * max(view.ttl_s for view in family.views):
@@ -127,5 +142,14 @@ def _to_rows(families: list[RowFamily], replies: list[list[bytes | None]], now_m
         user_as_of_ms=user_as_of_ms,
         targets=states,
         stale=frozenset(stale),
+        invalid=frozenset(invalid),
         contained=contained,
     )
+
+
+def _decode(family: RowFamily, reply: list[bytes | None] | Exception) -> tuple[Any, dict[str, int]]:
+    """The state, None where there is no row, and the offsets that it contains; raises `RowInvalid`."""
+    if isinstance(reply, Exception):
+        raise RowInvalid(f"its key holds something else: {reply}")
+    *packed, offsets = reply
+    return (None, {}) if offsets is None else (family.decode(packed), decode_contained(offsets))

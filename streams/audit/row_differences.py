@@ -16,6 +16,7 @@ import msgspec
 
 from features.rows import CONTAINED_FIELD, LOG_FIELD, RowFamily, encode_row, feature_field, restore_log_state
 from features.spec import DType
+from infra.errors import RowInvalid
 from streams.audit.recompute import ExpectedRow
 from streams.audit.store_snapshot import StoredRow
 
@@ -41,7 +42,7 @@ def compare_row(stored: StoredRow, expected: ExpectedRow) -> list[Difference]:
     family = stored.family
     try:
         state = _stored_state(stored)
-    except (msgspec.MsgspecError, IndexError, struct.error, ValueError) as error:
+    except (RowInvalid, msgspec.MsgspecError, ValueError) as error:
         return [_difference(stored, "(row)", "a row that can be decoded", f"{type(error).__name__}: {error}")]
     expected.state.updated_ms = state.updated_ms - 1
     flat = encode_row(family, expected.state, expected.contained)

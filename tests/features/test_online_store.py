@@ -10,9 +10,9 @@ from features.delta import Delta, Entity, Signal
 from features.engagement import Coordinate, Engagement, Kind
 from features.item import fold_item
 from features.online_store import LOG_RETENTION_MS, FencedStore, Row, connect, parse_address, read_states
-from features.rows import ITEM, USER, encode_contained
+from features.rows import CONTAINED_FIELD, ITEM, USER, encode_contained
 from features.user import UserState, fold_user
-from infra.errors import SettingsError, StoreFenced, StoreUnavailable
+from infra.errors import RowInvalid, SettingsError, StoreFenced, StoreUnavailable
 from infra.settings import Settings
 
 NOW_MS = 1_750_000_000_000
@@ -48,6 +48,17 @@ def clicks(store: FencedStore) -> int:
 def test_a_missing_row_is_a_new_state_that_contains_nothing(store: FencedStore) -> None:
     [row] = store.read_rows(ITEM, ["never seen"])
     assert (row.state, row.contained, row.stored) == (ITEM.new_state(), {}, b"")
+
+
+@pytest.mark.parametrize("field", [ITEM.packed_fields[0], CONTAINED_FIELD])
+def test_a_row_that_cannot_be_decoded_is_never_taken_for_a_missing_one(
+    store: FencedStore, redis_client: redis.Redis, field: bytes
+) -> None:
+    [row] = store.read_rows(ITEM, ["50"])
+    assert store.write_rows([click(row, 7)]) == [True]
+    redis_client.hset(row.key, field, b"\xc1")  # type: ignore[arg-type]
+    with pytest.raises(RowInvalid):
+        store.read_rows(ITEM, ["50"])
 
 
 def test_a_row_written_is_read_back_by_workers_and_by_the_scorer(store: FencedStore, redis_client: redis.Redis) -> None:

@@ -32,6 +32,7 @@ from features.rows import (
 )
 from features.spec import DType
 from features.user import UserState, fold_user
+from infra.errors import RowInvalid
 
 NOW_MS = 1_750_000_000_123
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -91,6 +92,13 @@ def test_a_row_that_misses_a_view_is_no_row(family: RowFamily) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("packed", [b"", b"\x0a\x90", b"\x0a\x01\x05", b"\x0a\x01\xc1", b"\x0a\x03\x81\xa1\xff"])
+def test_a_row_that_cannot_be_decoded_is_one_error_of_ours(family: RowFamily, packed: bytes) -> None:
+    with pytest.raises(RowInvalid, match=f"the row of {family.name} cannot be decoded"):
+        family.decode([packed] * len(family.views))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_every_feature_of_every_view_has_a_field_and_no_two_share_one(family: RowFamily) -> None:
     fields = encode_row(family, family.new_state(), {})[::2]
     expected = {feature_field(view.name, spec.name) for view in family.views for spec in view.features}
@@ -118,6 +126,12 @@ def test_equal_offsets_are_equal_bytes_in_whatever_order_they_were_learnt() -> N
 @given(st.dictionaries(TEXTS, st.integers(0, 2**63 - 1)))
 def test_offsets_survive_the_trip(contained: dict[str, int]) -> None:
     assert decode_contained(encode_contained(contained)) == contained
+
+
+@pytest.mark.parametrize("packed", [b"\xc1", b"\x05", b"\x91\xa8plays-0", b"\x91\x92\xa1\xff\x01"])
+def test_offsets_that_cannot_be_decoded_are_the_same_error(packed: bytes) -> None:
+    with pytest.raises(RowInvalid, match="offsets of a row cannot be decoded"):
+        decode_contained(packed)
 
 
 def test_a_row_that_does_not_exist_contains_nothing() -> None:

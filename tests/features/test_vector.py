@@ -220,6 +220,19 @@ def test_a_table_grows_and_keeps_what_it_holds() -> None:
     assert len(table) == 101
 
 
+@pytest.mark.parametrize("total", [np.nan, np.inf, 1e39, -1e39])
+def test_an_item_row_of_sums_that_are_no_float32_is_an_empty_one(table: ItemTable, total: float) -> None:
+    alone = ItemTable().totals.priors(NOW_MS)
+    table.set_state(table.slot(STAR_WARS), item_state(plays=total, clicks=1.0))
+    assert table.totals.priors(NOW_MS) == pytest.approx(alone, abs=1e-6)
+    assert column(table, "item_clicks_1d", context()) == [0, 0, 0, 0]
+
+
+def test_an_item_row_with_another_number_of_sums_is_an_empty_one(table: ItemTable) -> None:
+    table.set_state(table.slot(STAR_WARS), ItemState(as_of_ms=NOW_MS, sums=[1.0]))
+    assert column(table, "item_plays_1d", context()) == [0, 0, 0, 0]
+
+
 def test_an_item_set_again_replaces_its_title_and_genres(table: ItemTable) -> None:
     slot = table.set_item(Item(item_id=STAR_WARS, title="Solo", genres=()))
     assert (slot, table.titles[slot]) == (1, "solo")

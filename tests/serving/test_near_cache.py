@@ -10,8 +10,9 @@ from features.delta import Delta, Entity, Signal
 from features.item import fold_item
 from features.online_store import FencedStore
 from features.probe import probe_id
-from features.rows import ITEM
+from features.rows import CONTAINED_FIELD, ITEM
 from infra.clock import now_ms
+from infra.redaction import hash_id
 from infra.settings import Settings
 from serving.near_cache import MAX_ROWS, ItemRow, NearCache
 from tests.serving.world import wait_until
@@ -127,6 +128,64 @@ def test_row_past_its_time_to_live_counts_as_missing(followed: Followed, store: 
     play(store, "old", age_ms=1000 * ITEM.views[0].ttl_s + 60_000)
     wait_until(lambda: "old" in followed.rows)
     assert followed.plays("old") == 0
+
+
+@pytest.mark.parametrize("field", [ITEM.packed_fields[0], CONTAINED_FIELD])
+def test_row_that_cannot_be_decoded_becomes_empty_and_the_others_are_followed(
+    followed: Followed,
+    settings: Settings,
+    store: FencedStore,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    field: bytes,
+) -> None:
+    redis_client.hset(ITEM.key("i2", settings.feast_project), field, b"\xc1")  # type: ignore[arg-type]
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 2 and followed.plays("i2") == 0)
+    assert followed.rows["i2"].contained == b""
+    assert False not in followed.states
+    assert hash_id("i2") in caplog.text
+    assert "i2" not in caplog.text.replace(hash_id("i2"), "")
+
+
+def test_key_that_holds_no_row_becomes_empty_and_the_others_are_followed(
+    followed: Followed, settings: Settings, store: FencedStore, redis_client: redis.Redis
+) -> None:
+    redis_client.set(ITEM.key("i2", settings.feast_project), "no row")
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 2 and followed.plays("i2") == 0)
+    assert False not in followed.states
+
+
+def test_key_of_an_item_that_is_no_text_is_not_its_business(
+    followed: Followed, settings: Settings, store: FencedStore, redis_client: redis.Redis
+) -> None:
+    redis_client.hset(ITEM.key("i_", settings.feast_project).replace(b"i_", b"i\xff"), "field", "value")
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 2)
+    assert False not in followed.states
+
+
+def test_whatever_breaks_it_is_reported_and_all_rows_are_read_again(
+    settings: Settings, store: FencedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    play(store, "i0")
+    taken: list[ItemRow] = []
+    states: list[bool] = []
+
+    def take(rows: list[ItemRow]) -> None:
+        if not states:
+            raise KeyError(rows[0].item_id)
+        taken.extend(rows)
+
+    cache = NearCache(settings, take, states.append)
+    cache.start()
+    wait_until(lambda: True in states)
+    cache.stop()
+    assert states[:2] == [False, True]
+    assert [row.item_id for row in taken] == ["i0"]
+    assert "KeyError" in caplog.text
+    assert "i0" not in caplog.text
 
 
 def test_store_that_is_not_there_is_reported_and_waited_for(settings: Settings) -> None:

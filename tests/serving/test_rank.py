@@ -5,8 +5,11 @@ from typing import Any
 import httpx
 import pytest
 
+from features.online_store import connect
+from features.rows import USER
+from infra.settings import Settings
 from serving.process import ScorerProcess
-from tests.serving.world import TITLES, World, wait_until
+from tests.serving.world import TITLES, World, metric, wait_until
 
 ALL = [f"t{number}" for number in range(TITLES)]
 
@@ -70,6 +73,17 @@ def test_unknown_member_gets_an_answer_that_is_not_personal(client: httpx.Client
     assert answer["status"]["user"] == "default"
     assert answer["items"]
     assert all(item["parts"]["long_term"] == item["parts"]["short_term"] == 0 for item in answer["items"])
+
+
+def test_row_that_cannot_be_decoded_costs_its_features_and_is_counted(
+    client: httpx.Client, world_settings: Settings
+) -> None:
+    key, damaged = USER.key("broken", world_settings.feast_project), dict.fromkeys(USER.packed_fields, b"")
+    connect(world_settings.redis).hset(key, mapping={b"_in": b"\x90", **damaged})  # type: ignore[arg-type]
+    answer = ask(client, user_id="broken")
+    assert answer["status"] == {"level": "full", "store": "ok", "model": "ok", "user": "default"}
+    assert answer["items"]
+    assert metric(client, 'nowrank_scorer_degraded_total{status="row_invalid"}') == 1
 
 
 def test_two_members_get_different_orders(client: httpx.Client) -> None:

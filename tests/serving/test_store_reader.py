@@ -7,9 +7,12 @@ import pytest
 import redis
 
 from features.engagement import Kind
+from features.rows import CONTAINED_FIELD, QUERY, USER
 from infra.clock import now_ms
 from infra.errors import StoreTimeout, StoreUnavailable
+from infra.redaction import hash_id
 from infra.settings import Settings
+from serving.breaker import Breaker, BreakerRule
 from serving.redis_link import MAX_WAITING, RedisLink
 from serving.store_reader import MAX_REMEMBERED, RowKeys, RowsRead, StoreReader
 from tests.serving.world import World
@@ -62,6 +65,37 @@ def test_row_past_its_time_to_live_is_stale_and_empty(filled: Settings) -> None:
 def test_missing_row_is_the_default(filled: Settings) -> None:
     rows = read(filled, RowKeys("nobody", None, None, None), 1)
     assert (rows.user_status, rows.contained) == ("default", {"user": {}})
+
+
+def test_rows_that_cannot_be_decoded_count_as_missing_and_the_others_are_read(
+    filled: Settings, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_client.hset(USER.key("ann", filled.feast_project), USER.packed_fields[1], b"")  # type: ignore[arg-type]
+    redis_client.hset(QUERY.key("far", filled.feast_project), CONTAINED_FIELD, b"\xc1")  # type: ignore[arg-type]
+    rows = read(filled, RowKeys("ann", "far", "t2", "DE"), now_ms())
+    assert (rows.store, rows.user_status, rows.invalid) == ("ok", "default", {"user", "query"})
+    assert rows.contained.keys() == {"user", "query", "source_item", "country"}
+    assert (rows.contained["user"], rows.contained["query"]) == ({}, {})
+    assert set(rows.targets) == {"source_item", "country"}
+    assert f"the row of user {hash_id('ann')} counts as missing" in caplog.text
+    assert " ann " not in caplog.text
+
+
+def test_key_that_holds_no_row_counts_as_missing_and_is_no_failure_of_the_store(
+    filled: Settings, redis_client: redis.Redis
+) -> None:
+    redis_client.set(USER.key("bad", filled.feast_project), "no row")
+
+    async def many() -> list[RowsRead]:
+        reader = StoreReader(filled.redis, filled.feast_project, Breaker(BreakerRule(failures=1)))
+        users = ("bad", "bad", "ann")
+        rows = [await reader.read(RowKeys(user, None, None, "DE"), now_ms(), 5.0) for user in users]
+        await reader.close()
+        return rows
+
+    rows = asyncio.run(many())
+    assert [(one.store, one.user_status) for one in rows] == [("ok", "default"), ("ok", "default"), ("ok", "fresh")]
+    assert set(rows[0].targets) == {"country"}
 
 
 def test_address_without_a_store_is_missing(settings: Settings) -> None:
