@@ -136,20 +136,24 @@ class NearCache:
 
     def _read_all(self, connection: Any, listener: "Invalidations") -> None:
         """Every row of the store, after which the table knows no others."""
-        found: set[str] = set()
+        earlier, self._known = self._known, set()
+        try:
+            self._scan(connection, listener)
+            self._deliver([ItemRow(item_id, ItemState(), b"", None) for item_id in earlier - self._known])
+        except Exception:
+            self._known |= earlier  # the table still holds them, and what was read until now
+            raise
+
+    def _scan(self, connection: Any, listener: "Invalidations") -> None:
         cursor = 0
         while True:
             cursor, keys = connection.scan(cursor, match=PREFIX + b"*", count=2_000)
-            mine = {item_id for key in keys if (item_id := self._item_id(key)) is not None} - found
-            mine = set(list(mine)[: MAX_ROWS - len(found)])
-            self._read(connection, mine, {})
-            found |= mine
+            mine = {item_id for key in keys if (item_id := self._item_id(key)) is not None} - self._known
+            self._read(connection, list(mine)[: MAX_ROWS - len(self._known)], {})
             self._hear(listener)
             if cursor == 0:
                 break
-        gone, self._known = self._known - found, found
-        self._deliver([ItemRow(item_id, ItemState(), b"", None) for item_id in gone])
-        if len(found) >= MAX_ROWS:
+        if len(self._known) >= MAX_ROWS:
             log.warning(
                 "the store holds more item rows than the near cache's %d; the others count as missing", MAX_ROWS
             )
@@ -163,7 +167,6 @@ class NearCache:
         if len(self._known) + len(since_s) > MAX_ROWS:
             since_s = {item_id: at_s for item_id, at_s in since_s.items() if item_id in self._known}
         self._read(connection, since_s, since_s)
-        self._known.update(since_s)
 
     def _read(self, connection: Any, item_ids: Iterable[str], changed: dict[str, float]) -> None:
         """Read rows in batches and hand each batch on."""
@@ -183,6 +186,7 @@ class NearCache:
                 rows.append(row)
             if invalid:
                 log.warning("%d item rows count as missing; the first, of %s: %s", len(invalid), *invalid[0])
+            self._known.update(batch)
             self._deliver(rows)
 
     def _hear(self, listener: "Invalidations") -> None:

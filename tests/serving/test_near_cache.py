@@ -94,6 +94,25 @@ def test_emptied_store_empties_every_row(followed: Followed, redis_client: redis
     wait_until(lambda: all(followed.plays(f"i{number}") == 0 for number in range(3)))
 
 
+def test_store_emptied_in_the_middle_of_a_full_read_empties_what_was_read(
+    settings: Settings, store: FencedStore, redis_client: redis.Redis
+) -> None:
+    play(store, "i0")
+    taken: list[ItemRow] = []
+
+    def take(rows: list[ItemRow]) -> None:
+        taken.extend(rows)
+        if len(taken) == 1:
+            redis_client.flushdb()
+            raise redis.ConnectionError("the store restarts, empty")
+
+    cache = NearCache(settings, take, lambda is_up: None)
+    cache.start()
+    wait_until(lambda: len(taken) == 2)
+    cache.stop()
+    assert [(row.item_id, bool(row.contained)) for row in taken] == [("i0", True), ("i0", False)]
+
+
 @pytest.mark.parametrize("kind", ["pubsub", "normal"])
 def test_lost_connection_is_followed_by_a_full_read(
     followed: Followed, store: FencedStore, redis_client: redis.Redis, kind: str
