@@ -7,6 +7,7 @@ is timed is the packed commands out and the parsed replies in on a socket, and `
 in the scorer.
 """
 
+import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Floor:
         self._settings = settings
         self._client = connect(settings.redis)
         library = Library(Metrics("scorer"))
-        library.put_catalogue(Catalogue(items))
+        asyncio.run(library.put_catalogue(Catalogue(items)))
         ids = [item.item_id for item in items]
         states = read_states(self._client, settings.feast_project, [(ITEM, item_id) for item_id in ids])
         library.put_rows(ItemRow(item_id, state, b"", None) for item_id, state in zip(ids, states, strict=True))

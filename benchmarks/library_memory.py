@@ -8,6 +8,7 @@ Redis), then the titles (tokens, genres, the title index), then the vectors of a
 them.
 """
 
+import asyncio
 import gc
 import json
 import sys
@@ -86,7 +87,7 @@ def fill_library(items: int) -> dict[str, int]:
         known.update(ids)
         library.put_rows(map(synthetic_row, ids))
     grown["rows"] = _rss_bytes() - before
-    library.put_catalogue(Catalogue(map(synthetic_title, range(items))))
+    asyncio.run(library.put_catalogue(Catalogue(map(synthetic_title, range(items)))))
     library.refresh(now_ms())
     grown["titles"] = _rss_bytes() - before - grown["rows"]
     vectors = np.ones((items, VECTOR), np.float32), np.ones(items, np.float32), np.ones(items, np.int64)

@@ -68,7 +68,7 @@ class ArtifactWatch:
         library = self._scorer.library
         try:
             artifact = await asyncio.to_thread(load_artifact, self._path)
-            library.put_artifact_items(artifact.items)
+            await library.put_artifact_items(artifact.items)
             model = await asyncio.to_thread(_encoded, artifact, library)
             self._warm_up(model)
         except NowrankError as error:

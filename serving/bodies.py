@@ -5,20 +5,27 @@ API.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import Request
 
 from infra.errors import BadInput, InvalidRequest
 from serving.contract import Rejected, decode_json
+from serving.slices import in_slices
 
 MAX_RANK_BYTES = 1024 * 1024
 MAX_EVENTS_BYTES = 8 * 1024 * 1024
 MAX_EVENTS = 10_000
+# A title has four. Decoding is one step of the event loop, and a million empty arrays would make it a long one.
+MAX_BRACKETS = 10 * MAX_EVENTS
 MAX_READING_BYTES = 256 * 1024 * 1024
 
 T = TypeVar("T")
+
+_FILLED_LINE = re.compile(rb"\S[^\r\n]*")
 
 
 class Parsed(NamedTuple):
@@ -68,20 +75,23 @@ class BodyReader:
         return body
 
 
-def parse_many(body: bytes, convert: Callable[[Any], T]) -> Parsed:
-    """One JSON object, an array of them, or one per line (NDJSON), each through `convert`.
+async def parse_many(body: bytes, convert: Callable[[Any], T]) -> Parsed:
+    """One JSON object, an array of them, or one per line (NDJSON), each through `convert`, a slice at a time.
 
     Raises `InvalidRequest` for anything else.
     """
     parsed = Parsed([], [], [])
-    for index, value in enumerate(_split(body)):
-        try:
-            thing = convert(value.read() if isinstance(value, _Line) else value)
-        except BadInput as error:
-            parsed.rejected.append(Rejected(index=index, reason=error.reason, message=error.message, field=error.field))
-        else:
-            parsed.values.append(thing)
-            parsed.places.append(index)
+    async for some in in_slices(enumerate(_split(body))):
+        for index, value in some:
+            try:
+                thing = convert(value.read() if isinstance(value, _Line) else value)
+            except BadInput as error:
+                parsed.rejected.append(
+                    Rejected(index=index, reason=error.reason, message=error.message, field=error.field)
+                )
+            else:
+                parsed.values.append(thing)
+                parsed.places.append(index)
     return parsed
 
 
@@ -93,7 +103,10 @@ class _Line(bytes):
 
 
 def _split(body: bytes) -> list[Any]:
-    lines = [_Line(line) for line in body.splitlines() if line.strip()]
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets > MAX_BRACKETS:
+        raise InvalidRequest("oversized", f"the body opens {brackets} brackets; at most {MAX_BRACKETS} go into one")
+    lines = [_Line(found[0]) for found in islice(_FILLED_LINE.finditer(body), MAX_EVENTS + 1)]
     if len(lines) > 1 and _is_object(lines[0]):
         values: list[Any] = lines
     else:
@@ -102,7 +115,7 @@ def _split(body: bytes) -> list[Any]:
     if not values:
         raise InvalidRequest("empty", "the array is empty; send at least one")
     if len(values) > MAX_EVENTS:
-        raise InvalidRequest("oversized", f"the body holds {len(values)}; at most {MAX_EVENTS} go into one request")
+        raise InvalidRequest("oversized", f"the body holds more than {MAX_EVENTS}; send them in several requests")
     return values
 
 

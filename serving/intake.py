@@ -39,6 +39,7 @@ class Intake:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
         self._lock = threading.Lock()
         self._items_lock = threading.Lock()
+        self._parsing = asyncio.Lock()  # one body at a time, so that requests wait for a slice of one
         self._producer: Producer | None = None
         self._refused: BrokerUnavailable | None = None
         self._next_try_s = 0.0
@@ -46,12 +47,11 @@ class Intake:
 
     async def take_events(self, body: bytes) -> Taken:
         """Deliver every event of a body that follows the rules; raises `InvalidRequest`, `BrokerUnavailable`."""
-        parsed = parse_many(body, self._to_event)
-        return await self._deliver(parsed, self._send_events)
+        return await self._take(body, self._to_event, self._send_events)
 
     async def take_items(self, body: bytes) -> Taken:
         """Deliver every title of a body that follows the rules; raises like `take_events`."""
-        return await self._deliver(parse_many(body, convert_item), self._send_items)
+        return await self._take(body, convert_item, self._send_items)
 
     def close(self) -> None:
         """Let go of the broker."""
@@ -65,26 +65,32 @@ class Intake:
         to_engagement(event, now_ms(), 1000 * self._settings.future_limit_s)
         return event
 
-    async def _deliver(self, parsed: Parsed, send: Callable[[list[Any]], None]) -> Taken:
-        lost: list[Rejected] = []
-        if parsed.values:
-            if self._in_flight >= MAX_IN_FLIGHT:
-                raise BrokerUnavailable(f"{MAX_IN_FLIGHT} requests are waiting for the broker already; try again later")
-            self._in_flight += 1
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._threads, send, parsed.values)
-            except DeliveryFailed as error:
-                lost = [
-                    Rejected(index=parsed.places[at], reason="not_acknowledged", message=cause)
-                    for at, cause in error.failures
-                ]
-            finally:
-                self._in_flight -= 1
+    async def _take(self, body: bytes, convert: Callable[[Any], Any], send: Callable[[list[Any]], None]) -> Taken:
+        if self._in_flight >= MAX_IN_FLIGHT:
+            raise BrokerUnavailable(f"{MAX_IN_FLIGHT} requests are waiting for the broker already; try again later")
+        self._in_flight += 1
+        try:
+            async with self._parsing:
+                parsed = await parse_many(body, convert)
+            lost = await self._deliver(parsed, send) if parsed.values else []
+        finally:
+            self._in_flight -= 1
         accepted = len(parsed.values) - len(lost)
         self._metrics.count("nowrank_scorer_events_total", accepted, result="accepted")
         self._metrics.count("nowrank_scorer_events_total", len(parsed.rejected), result="rejected")
         self._metrics.count("nowrank_scorer_events_total", len(lost), result="lost")
         return Taken(accepted=accepted, rejected=sorted([*parsed.rejected, *lost], key=lambda rejected: rejected.index))
+
+    async def _deliver(self, parsed: Parsed, send: Callable[[list[Any]], None]) -> list[Rejected]:
+        """What the broker did not acknowledge."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, send, parsed.values)
+        except DeliveryFailed as error:
+            return [
+                Rejected(index=parsed.places[at], reason="not_acknowledged", message=cause)
+                for at, cause in error.failures
+            ]
+        return []
 
     def _send_events(self, events: list[Engaged]) -> None:
         self._connected().deliver(events)

@@ -19,6 +19,7 @@ from infra.metrics import Metrics
 from serving.fallback import trending_scores
 from serving.near_cache import ItemRow
 from serving.row_offsets import RowOffsets
+from serving.slices import in_slices
 from serving.title_index import TitleIndex
 
 MAX_TRENDING = 10_000
@@ -70,26 +71,30 @@ class Library:
         self._metrics.count("nowrank_scorer_near_cache_refreshes_total", refreshed)
         self._metrics.set("nowrank_scorer_near_cache_rows", self._offsets.count)
 
-    def put_catalogue(self, catalogue: Catalogue) -> None:
-        """Make titles equal to the catalogue; cheap when it has not changed.
+    async def put_catalogue(self, catalogue: Catalogue) -> None:
+        """Make titles equal to the catalogue, a slice at a time; cheap when it has not changed.
 
         An empty catalogue leaves the artifact's titles.
         """
-        if catalogue.version == self._catalogue_version or not len(catalogue):
+        version = catalogue.version
+        if version == self._catalogue_version or not len(catalogue):
             return
-        self._catalogue_version = catalogue.version
         self._catalogue = catalogue
-        self._put_items(catalogue)
-        for slot, item in enumerate(self.table.items):
-            if item is not None and item.item_id not in catalogue:
-                self.table.items[slot] = None
-                self.table.titles[slot] = self.table.people[slot] = ""
-                self.content_version += 1
-
-    def put_artifact_items(self, items: Iterable[Item]) -> None:
-        """Titles that came with a model: they stand in until there is a catalogue."""
-        if self._catalogue is None:
+        async for items in in_slices(catalogue):
             self._put_items(items)
+        async for some in in_slices(enumerate(self.table.items)):
+            for slot, item in some:
+                if item is not None and item.item_id not in catalogue:
+                    self.table.items[slot] = None
+                    self.table.titles[slot] = self.table.people[slot] = ""
+                    self.content_version += 1
+        self._catalogue_version = version
+
+    async def put_artifact_items(self, items: Iterable[Item]) -> None:
+        """Titles that came with a model, a slice at a time: they stand in until there is a catalogue."""
+        async for some in in_slices(items):
+            if self._catalogue is None:
+                self._put_items(some)
 
     def refresh(self, now_ms: int) -> None:
         """Compute what is trending and what is new, and index the titles that have changed.

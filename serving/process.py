@@ -186,7 +186,7 @@ class ScorerProcess:
             return thread_cpu_s() - begin_s
 
         async with self._looking_at_titles:
-            self.library.put_catalogue(self._follower.catalogue)
+            await self.library.put_catalogue(self._follower.catalogue)
             return await asyncio.to_thread(refresh)
 
     def _note_store(self, is_up: bool) -> None:

@@ -1,5 +1,6 @@
 """Where candidates come from when there is nothing, little or much to go by."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ CAST = [
 def filled(artifact_dir: Path) -> tuple[Scorer, LoadedModel]:
     """A scorer with the world's titles and with CAST, and a model of the world's titles."""
     library = Library(Metrics("scorer"))
-    library.put_artifact_items([*make_items(), *CAST])
+    asyncio.run(library.put_artifact_items([*make_items(), *CAST]))
     library.refresh(now_ms())
     artifact = load_artifact(artifact_dir)
     return Scorer(library), LoadedModel(artifact, artifact.encode_items(library.table), library.content_version)
@@ -79,10 +80,12 @@ def test_titles_that_match_come_before_those_of_a_person(filled: tuple[Scorer, L
 
 def test_a_title_forgets_its_people_when_they_are_taken_out() -> None:
     library = Library(Metrics("scorer"))
-    library.put_artifact_items(CAST)
+    asyncio.run(library.put_artifact_items(CAST))
     library.refresh(now_ms())
     assert brought(search((Scorer(library), None), "gene wilder"), "people") == ["hanky"]
-    library.put_artifact_items([Item(item_id="hanky", title="Hanky Panky"), Item(item_id="new", title="New Gene")])
+    asyncio.run(
+        library.put_artifact_items([Item(item_id="hanky", title="Hanky Panky"), Item(item_id="new", title="New Gene")])
+    )
     library.refresh(now_ms())
     found = search((Scorer(library), None), "gene")
     assert brought(found, "people") == []
@@ -115,7 +118,9 @@ def test_a_query_that_is_like_nothing_still_gets_titles(filled: tuple[Scorer, Lo
 
 def test_of_many_titles_that_begin_alike_the_strongest_are_found() -> None:
     library, many = Library(Metrics("scorer")), 3 * BUDGETS[Task.SEARCH]["title"]
-    library.put_artifact_items(Item(item_id=f"n{number}", title=f"same {number}") for number in range(many))
+    asyncio.run(
+        library.put_artifact_items(Item(item_id=f"n{number}", title=f"same {number}") for number in range(many))
+    )
     strong = ItemState(as_of_ms=now_ms(), sums=[5.0] * len(SUMS))
     library.put_rows([ItemRow(f"n{many - 1}", strong, b"", None)])
     library.refresh(now_ms())

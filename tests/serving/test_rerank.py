@@ -1,5 +1,6 @@
 """The re-rank rules: what each promises, whatever the candidates."""
 
+import asyncio
 import random
 from dataclasses import replace
 from typing import Any
@@ -172,7 +173,9 @@ def test_pins_and_blocks_of_a_request_are_kept_to(client: httpx.Client) -> None:
 
 def test_new_titles_are_found_behind_those_that_trend() -> None:
     library = Library(Metrics("scorer"))
-    library.put_artifact_items(Item(item_id=f"n{number}", title=f"Title {number}") for number in range(400))
+    asyncio.run(
+        library.put_artifact_items(Item(item_id=f"n{number}", title=f"Title {number}") for number in range(400))
+    )
     engaged = [ItemState(as_of_ms=now_ms(), sums=[1.0] * len(SUMS)) for _ in range(200)]
     library.put_rows(ItemRow(f"n{number}", state, b"", None) for number, state in enumerate(engaged))
     library.refresh(now_ms())
