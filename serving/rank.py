@@ -62,7 +62,7 @@ class Ranker:
         ranked = Ranked(ranking_id, at_ms, variants, tuple(version_of(side) for side, _ in made), rows, found, ordered)
         items = to_items(self.scorer, ranked, request.explain)
         groups = to_groups(self.scorer, context, ranked, request)
-        if request.log and items:
+        if request.log and items and self.rankings.has_broker:
             shown = replace(ranked, ordered=reading_order(groups, ranked)) if groups else ranked
             self.rankings.put(to_ranking(self.scorer.library, shown, request, context.priors))
         phases.end("answer")

@@ -5,6 +5,7 @@ Enters: found, scored and ordered candidates. Leaves: returned titles, rows of t
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from features.model_inputs import pack_inputs
@@ -18,6 +19,7 @@ from serving.grounds import find_grounds
 from serving.groups import make_groups
 from serving.library import Library
 from serving.ordering import best_first
+from serving.rankings_log import MAX_LOGGED_ITEMS
 from serving.rerank import Order
 from serving.scorer import POPULARITY, Prepared, Scored, Scorer
 from serving.store_reader import RowsRead
@@ -103,10 +105,12 @@ def reading_order(groups: list[Group], ranked: Ranked) -> Ordered:
 
 
 def to_ranking(library: Library, ranked: Ranked, request: RankRequest, priors: tuple[float, ...]) -> Ranking:
-    """What is logged: the answer, the exact features behind it, and the offsets in every row that they came from."""
+    """What is logged: the answer's first MAX_LOGGED_ITEMS, the exact features behind them, and the offsets in every
+    row that they came from.
+    """
+    places = zip(ranked.ordered.order.indices, ranked.ordered.order.propensities, strict=True)
     shown = [
-        (ranked.found.item_ids[index], index, propensity)
-        for index, propensity in zip(ranked.ordered.order.indices, ranked.ordered.order.propensities, strict=True)
+        (ranked.found.item_ids[index], index, propensity) for index, propensity in islice(places, MAX_LOGGED_ITEMS)
     ]
     item_offsets = {f"item:{item_id}": offsets for item_id, _, _ in shown if (offsets := library.contained(item_id))}
     return Ranking(

@@ -18,6 +18,9 @@ from streams.events import MAX_EVENT_BYTES, Ranking, encode_event
 from streams.producer import Producer
 
 CAPACITY = 10_000
+CAPACITY_BYTES = 100_000_000
+# What a position takes in memory beside its features: its place in the list, its id, score and offsets.
+POSITION_BYTES = 600
 BATCH = 200
 MAX_LOGGED_ITEMS = 200
 RETRY_S = 1.0
@@ -35,10 +38,19 @@ class RankingsLog:
     While the broker is away it fills, and then what is new is dropped and counted.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        capacity: int = CAPACITY,
+        capacity_bytes: int = CAPACITY_BYTES,
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._waiting: queue.Queue[Ranking] = queue.Queue(capacity)
+        self._capacity_bytes = capacity_bytes
+        self._waiting_bytes = 0
+        self._counting = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rankings-log", daemon=True)
         self._producer: Producer | None = None
@@ -47,11 +59,20 @@ class RankingsLog:
         """Begin to send; returns at once."""
         self._thread.start()
 
+    @property
+    def has_broker(self) -> bool:
+        """Whether there is anywhere to send rankings to."""
+        return bool(self._settings.kafka)
+
     def put(self, ranking: Ranking) -> None:
         """Take an answer. Never waits: a full buffer drops it and counts."""
-        try:
-            self._waiting.put_nowait(ranking)
-        except queue.Full:
+        memory_bytes = _memory_bytes(ranking)
+        with self._counting:
+            has_room = self._waiting_bytes + memory_bytes <= self._capacity_bytes and not self._waiting.full()
+            if has_room:
+                self._waiting_bytes += memory_bytes
+                self._waiting.put_nowait(ranking)
+        if not has_room:
             self._metrics.count("nowrank_scorer_rankings_total", result="dropped")
 
     def stop(self, timeout_s: float = 2.0) -> None:
@@ -89,6 +110,8 @@ class RankingsLog:
             self._stop.wait(COLLECT_S)
             while len(batch) < BATCH:
                 batch.append(self._waiting.get_nowait())
+        with self._counting:
+            self._waiting_bytes -= sum(map(_memory_bytes, batch))
         return batch
 
     def _send(self, batch: list[Ranking]) -> None:
@@ -113,9 +136,14 @@ class RankingsLog:
                 log.warning("rankings were lost: %s", error)
 
 
+def _memory_bytes(ranking: Ranking) -> int:
+    """About how much memory a ranking takes while it waits."""
+    return len(ranking.inputs) + sum(POSITION_BYTES + len(item.features) for item in ranking.items)
+
+
 def fit_ranking(ranking: Ranking) -> Ranking:
-    """The ranking as a record can hold it: at most MAX_LOGGED_ITEMS positions, features for the first that fit."""
-    items = ranking.items[:MAX_LOGGED_ITEMS]
+    """The ranking as a record can hold it: features for the first positions that fit, then fewer positions."""
+    items = ranking.items
     with_features = len(items)
     while len(encode_event(msgspec.structs.replace(ranking, items=items))) > MAX_EVENT_BYTES and (
         with_features or items

@@ -1,5 +1,6 @@
 """Every answer is logged with what it was made of, and nothing ever waits for the log."""
 
+import asyncio
 import uuid
 from dataclasses import replace
 
@@ -10,7 +11,14 @@ import numpy as np
 from features.vector import COLUMN_NAMES
 from infra.metrics import Metrics
 from infra.settings import Settings
-from serving.rankings_log import RankingsLog, fit_ranking
+from serving.contract import RankRequest
+from serving.library import Library
+from serving.ordering import Ordering
+from serving.rank import Ranker
+from serving.rankings_log import MAX_LOGGED_ITEMS, RankingsLog, fit_ranking
+from serving.scorer import Scorer
+from serving.shared_scores import SharedScores
+from serving.store_reader import StoreReader
 from streams.events import MAX_EVENT_BYTES, Ranking, ServedItem, encode_event
 from streams.topics import RANKINGS
 from tests.running_time import running_s
@@ -92,14 +100,62 @@ def test_full_buffer_drops_and_counts_without_waiting(settings: Settings) -> Non
     log.stop()
 
 
+def test_long_rankings_wait_within_a_bound_of_bytes(settings: Settings) -> None:
+    metrics = Metrics("scorer")
+    log = RankingsLog(replace(settings, kafka="127.0.0.1:1"), metrics, capacity_bytes=1_000_000)
+    for _ in range(50):
+        log.put(make_ranking(200, features=b"x" * 400))
+    assert metrics.registry.get_sample_value("nowrank_scorer_rankings_total", {"result": "dropped"}) == 45
+    log.put(make_ranking(0))
+    assert metrics.registry.get_sample_value("nowrank_scorer_rankings_total", {"result": "dropped"}) == 45
+
+
+class KeptRankings(RankingsLog):
+    """Keeps what would wait for the broker."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, Metrics("scorer"))
+        self.kept: list[Ranking] = []
+
+    def put(self, ranking: Ranking) -> None:
+        self.kept.append(ranking)
+
+
+def kept_of_a_long_answer(settings: Settings) -> list[Ranking]:
+    metrics, rankings = Metrics("scorer"), KeptRankings(settings)
+    scorer = Scorer(library := Library(metrics))
+    ranker = Ranker(
+        scorer,
+        StoreReader("", "nowrank"),
+        rankings,
+        metrics,
+        0.05,
+        Ordering(library, metrics),
+        SharedScores(scorer, metrics, 0),
+    )
+    titles = [f"t{number}" for number in range(300)]
+    answer = asyncio.run(ranker.rank(RankRequest(user_id="ann", task="pre_query", items=titles, limit=300)))
+    assert len(answer.items) == 300
+    return rankings.kept
+
+
+def test_a_long_answer_waits_with_no_more_titles_than_are_logged() -> None:
+    (kept,) = kept_of_a_long_answer(Settings(kafka="127.0.0.1:1"))
+    assert len(kept.items) == MAX_LOGGED_ITEMS
+
+
+def test_nothing_waits_where_no_broker_is_set() -> None:
+    assert kept_of_a_long_answer(Settings(kafka="")) == []
+
+
 def test_ranking_that_fits_is_not_changed() -> None:
     ranking = make_ranking(20)
     assert fit_ranking(ranking) == ranking
 
 
 def test_long_ranking_loses_features_at_its_end_before_positions() -> None:
-    for count, id_chars in ((500, 10), (200, 128), (2_000, 128)):
-        fitted = fit_ranking(make_ranking(count, id_chars))
+    for id_chars in (10, 128):
+        fitted = fit_ranking(make_ranking(200, id_chars))
         assert len(encode_event(fitted)) <= MAX_EVENT_BYTES
         assert fitted.items[0].features
         assert len(fitted.items) == 200
