@@ -5,6 +5,7 @@ by `train.py`.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
 from infra import clock
+from infra.errors import NowrankError
 from model.batches import Catalogue, batch_inputs, drop_sides, with_id_dropout
 from model.calibration import fit_platt
 from model.clusters import member_means
@@ -60,7 +62,7 @@ def fit(
     newest steps.
 
     `parts` are the training and the middle part. No epoch begins that would not end before `deadline_s` of the
-    monotonic clock. Returns both losses by epoch.
+    monotonic clock. Returns both losses by epoch; raises `NowrankError` when no epoch ended with a finite loss.
     """
     train, middle = parts
     config = with_id_dropout(config, train, middle)
@@ -99,9 +101,19 @@ def fit(
         now_s = clock.monotonic_s()
         if epoch - best_epoch >= config.patience or now_s + (now_s - begin_s) > deadline_s:
             break
+    check_finite(losses)
     model.load_state_dict(best)
     model.eval()
     return losses
+
+
+def check_finite(losses: Losses) -> None:
+    """Raise `NowrankError` when the middle part's loss was finite after no epoch."""
+    if not min(losses[1]) < math.inf:
+        raise NowrankError(
+            f"training diverged: the middle part's loss was finite after none of {len(losses[1])} epochs, so no "
+            "network can be kept; look for extreme or missing numbers in the log, or try another --seed"
+        )
 
 
 @torch.no_grad()
@@ -145,11 +157,12 @@ def batch_loss(model: Unicorn, catalogue: Catalogue, examples: Examples, config:
 
 @torch.no_grad()
 def mean_loss(model: Unicorn, catalogue: Catalogue, examples: Examples) -> float:
-    """The loss over all examples, nothing dropped; 0 when there are none."""
+    """The loss over all examples, nothing dropped; 0 when there are none, infinite when it is no number."""
     model.eval()
     parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // EVALUATED_AT_ONCE))
     losses = [len(rows) * batch_loss(model, catalogue, examples.take(rows)).item() for rows in parts if len(rows)]
-    return sum(losses) / max(1, len(examples))
+    mean = sum(losses) / max(1, len(examples))
+    return mean if math.isfinite(mean) else math.inf  # not NaN: no epoch is better than that one, and none worse
 
 
 @torch.no_grad()

@@ -44,7 +44,8 @@ class Bounds(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What was seen of one task: users and gains of requests with a positive, probabilities and labels of all titles.
+    """What was seen of one task: users and gains of requests with a positive, probabilities and labels of all titles,
+    and for how many titles the candidate's logit or probability is not finite.
 
     Gains and probabilities are lists by artifact: the candidate's first, then the current one's.
     """
@@ -53,10 +54,12 @@ class Tally:
     gains: list[list[float]] = field(default_factory=lambda: [[], []])
     probabilities: list[list[Floats]] = field(default_factory=lambda: [[], []])
     labels: list[Floats] = field(default_factory=list)
+    not_finite: int = 0
 
     def add(self, user_id: str, labels_N: Floats, scores: list[tuple[Floats, Floats]]) -> None:
         """Take one request: the logits and probabilities of its titles by artifact."""
         self.labels.append(labels_N)
+        self.not_finite += int((~np.isfinite(scores[0]).all(axis=0)).sum())
         for place, (_, probabilities_N) in enumerate(scores):
             self.probabilities[place].append(probabilities_N)
         if labels_N.any():
@@ -142,8 +145,10 @@ def judge(tallies: dict[str, Tally], has_current: bool, bounds: Bounds) -> list[
 
 
 def list_ndcg(logits_N: Floats, labels_N: Floats) -> float:
-    """NDCG@10 of a list with any number of right titles; equal scores keep the order of the list."""
-    order = np.argsort(-logits_N, kind="stable")[:CUT]
+    """NDCG@10 of a list with any number of right titles; equal scores keep the order of the list, and one
+    that is not finite stands last.
+    """
+    order = np.argsort(-np.where(np.isfinite(logits_N), logits_N, -np.inf), kind="stable")[:CUT]
     discounts = 1.0 / np.log2(np.arange(min(CUT, len(labels_N))) + 2.0)
     best = np.sort(labels_N)[::-1][:CUT]
     return float((labels_N[order] * discounts).sum() / (best * discounts).sum())
@@ -159,7 +164,9 @@ def _judge_task(task: str, tally: Tally, has_current: bool, bounds: Bounds, rng:
     candidate = np.array(tally.gains[0])
     reasons = []
     base_rate = float(labels.mean())
-    if eces[0] > bounds.ece * base_rate:
+    if tally.not_finite:
+        reasons.append(f"{tally.not_finite} of {len(labels)} scores are not finite")
+    if not eces[0] <= bounds.ece * base_rate:  # NaN is no small error
         reasons.append(f"calibration error {eces[0]:.2g} > {bounds.ece:g} x {base_rate:.2g}")
     current_mean = low = high = None
     if has_current:

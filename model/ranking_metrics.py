@@ -15,17 +15,18 @@ Floats = NDArray[np.float64]
 
 def rank_of(scores_N: NDArray[np.floating], index: int) -> float:
     """The rank, from 0, of one candidate among all; in the middle of those with the same score, so that ties are worth
-    what chance would give.
+    what chance would give. A score that is not finite stands below all others; the candidate's own gets the last rank.
     """
-    score = scores_N[index]
-    return float(np.count_nonzero(scores_N > score)) + (np.count_nonzero(scores_N == score) - 1) / 2
+    return float(ranks_of(scores_N[None], index)[0])
 
 
 def ranks_of(scores_CN: NDArray[np.floating], index: int) -> Floats:
     """`rank_of` for each of C rows of scores."""
     own_C1 = scores_CN[:, index : index + 1]
+    higher_C = ((scores_CN > own_C1) & (scores_CN < np.inf)).sum(axis=1)
     same_C = (scores_CN == own_C1).sum(axis=1)
-    return np.asarray((scores_CN > own_C1).sum(axis=1) + (same_C - 1) / 2, np.float64)
+    ranks_C = np.where(np.isfinite(own_C1[:, 0]), higher_C + (same_C - 1) / 2, scores_CN.shape[1] - 1)
+    return np.asarray(ranks_C, np.float64)
 
 
 def ndcg(ranks: Floats) -> Floats:

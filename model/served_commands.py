@@ -5,7 +5,6 @@ Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard out
 """
 
 import argparse
-import json
 import logging
 import sys
 from dataclasses import replace
@@ -169,7 +168,10 @@ def promote(args: argparse.Namespace) -> int:
         "promoted": passes and not args.dry_run,
         "tasks": [verdict._asdict() for verdict in verdicts],
     }
-    print(json.dumps(result) if args.json else _table(result, verdicts, folder), end="\n" if args.json else "")
+    print(
+        msgspec.json.encode(result).decode() if args.json else _table(result, verdicts, folder),
+        end="\n" if args.json else "",
+    )
     return 0 if passes else 1
 
 

@@ -5,6 +5,7 @@ correction learned is returned for the card and is no part of the network. Calle
 """
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from infra import clock
 from model.batches import Catalogue, batch_inputs, drop_sides, with_id_dropout
 from model.config import TrainConfig
-from model.fit import GRADIENT_LIMIT, Losses, fit_clusters, shuffled_batches
+from model.fit import GRADIENT_LIMIT, Losses, check_finite, fit_clusters, shuffled_batches
 from model.position_bias import Correction, PositionBias, inverse_propensities
 from model.progress import Progress
 from model.served_dataset import ServedExamples
@@ -33,7 +34,9 @@ class ServedFit:
         self.bias = PositionBias()
 
     def run(self, train: ServedExamples, middle: ServedExamples, deadline_s: float, progress: Progress) -> Losses:
-        """Adam until the middle part's loss stops falling; the best weights stay. Both losses by epoch."""
+        """Adam until the middle part's loss stops falling; the best weights stay. Both losses by epoch; raises
+        `NowrankError` when no epoch ended with a finite one.
+        """
         self.config = with_id_dropout(self.config, train.examples, middle.examples)
         self._begin_at_base_rate(train)
         optimiser = torch.optim.Adam(
@@ -57,6 +60,7 @@ class ServedFit:
             now_s = clock.monotonic_s()
             if epoch - best_epoch >= self.config.patience or now_s + (now_s - begin_s) > deadline_s:
                 break
+        check_finite(losses)
         self.model.load_state_dict(best)
         self.model.eval()
         return losses
@@ -83,11 +87,12 @@ class ServedFit:
 
     @torch.no_grad()
     def mean_loss(self, served: ServedExamples) -> float:
-        """The loss over all examples, nothing dropped; 0 when there are none."""
+        """The loss over all examples, nothing dropped; 0 when there are none, infinite when it is no number."""
         self.model.eval()
         parts = np.array_split(np.arange(len(served)), max(1, len(served) // EVALUATED_AT_ONCE))
         losses = [len(rows) * self.loss(served.take(rows), training=False).item() for rows in parts if len(rows)]
-        return sum(losses) / max(1, len(served))
+        mean = sum(losses) / max(1, len(served))
+        return mean if math.isfinite(mean) else math.inf
 
     def learned_positions(self, places: int) -> list[list[float]]:
         """What was learned of the first places, by task: the additive logit, or the logarithm of P(examined); zeros for

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from infra import clock
+from infra.errors import NowrankError
 from model.history.config import EncoderConfig, TrainingConfig
 from model.history.encoder import HistoryEncoder
 from model.history.histories import Histories, LeaveOneOut
@@ -87,6 +88,8 @@ def new_run(config: TrainingConfig, titles: int) -> Run:
 def fit(run: Run, split: LeaveOneOut, budget_s: float, save: Callable[[Run], None], progress: Progress) -> None:
     """Epochs until validation has not improved for `patience` of them, or the next one would end later than `budget_s`
     of processor time; `save` is called after each. The model keeps the last weights, `run.best` the best.
+
+    An epoch whose loss is not finite is the end; raises `NowrankError` when none before it ranked anything right.
     """
     config = run.config
     while len(run.curve) < config.epochs:
@@ -95,6 +98,14 @@ def fit(run: Run, split: LeaveOneOut, budget_s: float, save: Callable[[Run], Non
         if run.curve and (epoch - 1 - run.best_epoch >= config.patience or run.spent_s + last_s > budget_s):
             return
         loss = train_epoch(run, split.train, epoch, progress)
+        if not math.isfinite(loss):
+            if not any(point.ndcg10 for point in run.curve):
+                raise NowrankError(
+                    f"training diverged: the loss of epoch {epoch + 1} is {loss}, and nothing was learned before; "
+                    "try a smaller --learning-rate"
+                )
+            progress.note(f"training diverged in epoch {epoch + 1}: the best weights of before stay")
+            return
         run.model.eval()
         found = summarise(ranks_of(run.model, split.train, split.validation_U))
         spent_s = run.spent_s + clock.cpu_s() - begin_s

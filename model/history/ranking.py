@@ -22,7 +22,9 @@ NEVER = -torch.inf
 
 @torch.no_grad()
 def ranks_of(model: HistoryModel, histories: Histories, right_U: Ints) -> NDArray[np.float64]:
-    """The rank of `right_U[u]` after history u, by user; ties share the middle. The model must be evaluating."""
+    """The rank of `right_U[u]` after history u, by user; ties share the middle, and a score that is not finite
+    gives the last rank. The model must be evaluating.
+    """
     users_UD, items_VD = torch.from_numpy(user_vectors(model, histories)), model.item_vectors()
     ranks = [np.zeros(0)]
     for begin in range(0, len(users_UD), RANKED_AT_ONCE):
@@ -32,9 +34,10 @@ def ranks_of(model: HistoryModel, histories: Histories, right_U: Ints) -> NDArra
         right_score_B1 = scores_BV.gather(1, right_B1)
         forbid_seen(scores_BV, histories, users_B)
         scores_BV.scatter_(1, right_B1, right_score_B1)
-        above_B = (scores_BV > right_score_B1).sum(dim=1)
+        above_B = ((scores_BV > right_score_B1) & (scores_BV < torch.inf)).sum(dim=1)
         equal_B = (scores_BV == right_score_B1).sum(dim=1) - 1
-        ranks.append((above_B + equal_B / 2).double().numpy())
+        ranks_B = torch.where(right_score_B1[:, 0].isfinite(), above_B + equal_B / 2, float(len(items_VD) - 2))
+        ranks.append(ranks_B.double().numpy())
     return np.concatenate(ranks)
 
 

@@ -56,6 +56,20 @@ def test_a_candidate_that_is_not_calibrated_is_refused_even_without_a_current_on
     assert verdict.reasons == ("calibration error 0.4 > 0.5 x 0.5",)
 
 
+def test_a_candidate_that_answers_no_numbers_is_refused_whatever_the_current_one_answers() -> None:
+    labels, good = np.eye(12)[0], (np.linspace(1.0, 0.0, 12), np.full(12, 1 / 12))
+    reasons = []
+    for broken in (np.nan, np.inf):
+        for place in (0, 1):
+            bad = (np.where(np.arange(12) == 3, broken, good[0]), np.where(np.arange(12) == 4, broken, good[1]))
+            seen = Tally()
+            for user in range(40):
+                seen.add(f"u{user}", labels, [(bad, good), (good, bad)][place])
+            reasons.append(judge({"search": seen}, True, Bounds())[0].reasons)
+    assert [one[:1] for one in reasons[::2]] == [("80 of 480 scores are not finite",)] * 2
+    assert reasons[1::2] == [(), ()]
+
+
 def test_nothing_to_judge_by_is_an_error() -> None:
     with pytest.raises(BadInput, match="nothing to judge by"):
         judge({}, True, Bounds())

@@ -22,6 +22,13 @@ def test_the_best_score_has_rank_zero_and_ties_share_the_middle() -> None:
     assert rank_of(np.zeros(11), 4) == 5
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_stands_below_all_others_and_gives_the_last_rank(broken: float) -> None:
+    scores = np.array([broken, 1.0, broken, 2.0])
+    assert [rank_of(scores, place) for place in range(4)] == [3, 1, 3, 0]
+    assert rank_of(np.full(1000, broken), 500) == 999
+
+
 def test_auc_counts_ordered_pairs_and_halves_ties() -> None:
     assert auc(np.array([2.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])) == 1.0
     assert auc(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0])) == 0.75

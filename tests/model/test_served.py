@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from infra.errors import BadInput
+from infra.errors import BadInput, NowrankError
 from model.artifact import load_artifact
 from model.batches import Catalogue
 from model.config import TrainConfig
@@ -112,6 +112,17 @@ def test_an_artifact_from_served_rankings_loads_and_says_where_it_comes_from(
 def test_too_few_rankings_are_refused_with_the_reason(served: ServedLog, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="10 usable rankings"):
         train_on_served(replace(served, rankings=served.rankings[:10]), tmp_path / "artifact", config=CONFIG)
+
+
+def test_a_network_that_diverges_has_the_greatest_loss_and_no_artifact(served: ServedLog, tmp_path: Path) -> None:
+    with pytest.raises(NowrankError, match="diverged"):
+        train_on_served(served, tmp_path / "artifact", config=replace(CONFIG, learning_rate=1e30, epochs=1))
+    assert not (tmp_path / "artifact").exists()
+    replay = replay_of(served)
+    middle = split_served(build_served(served, replay, Silent()))[2]
+    model = Unicorn(SIZES, vocabulary=len(replay.table))
+    torch.nn.init.constant_(model.out.bias, float("nan"))
+    assert ServedFit(model, Catalogue.of(replay.table), CONFIG, "none").mean_loss(middle) == float("inf")
 
 
 def test_parts_are_cut_by_time_and_the_last_one_is_not_learned_from(served: ServedLog) -> None:

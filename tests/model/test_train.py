@@ -7,11 +7,11 @@ import torch
 
 from features.model_inputs import request_inputs
 from features.vector import COLUMNS
-from infra.errors import BadInput
+from infra.errors import BadInput, NowrankError
 from model.artifact import load_artifact
 from model.batches import Catalogue
 from model.config import Personalisation, TrainConfig
-from model.fit import fit, logits_of, standardise
+from model.fit import fit, logits_of, mean_loss, standardise
 from model.progress import Silent
 from model.ranking_metrics import auc
 from model.replay import Replay
@@ -60,6 +60,18 @@ def test_a_taste_in_the_log_is_learned(small_log: Log) -> None:
 @pytest.mark.slow
 def test_shuffled_labels_teach_nothing(small_log: Log) -> None:
     assert _fitted_auc(small_log, shuffle=True) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_network_that_diverges_has_the_greatest_loss_and_is_refused(small_log: Log) -> None:
+    replay = Replay(small_log)
+    chances, rng = {"train": 0.2, "middle": 1.0, "calibration": 0.0}, np.random.default_rng(0)
+    train, middle = build_examples(replay, split_by_time(small_log), chances, (8, 8), rng, Silent())[:2]
+    model, catalogue = Unicorn(SIZES, len(replay.table)), Catalogue.of(replay.table)
+    assert mean_loss(model, catalogue, middle) < float("inf")
+    with pytest.raises(NowrankError, match="diverged"):
+        fit(model, catalogue, (train, middle), replace(QUICK, learning_rate=1e30), float("inf"), Silent())
+    torch.nn.init.constant_(model.out.bias, float("nan"))
+    assert mean_loss(model, catalogue, middle) == float("inf")
 
 
 @pytest.mark.slow

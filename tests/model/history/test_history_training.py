@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from infra.errors import ArtifactInvalid, BadInput
+from infra.errors import ArtifactInvalid, BadInput, NowrankError
 from model.history.compare import compare_runs, comparison_table
 from model.history.config import EncoderConfig, TrainingConfig
-from model.history.fit import new_encoder, rate_at
-from model.history.histories import Histories, load_movielens_order
+from model.history.fit import fit, new_encoder, new_run, rate_at
+from model.history.histories import Histories, leave_one_out, load_movielens_order
 from model.history.ranking import ranks_of
 from model.history.run_folder import CHECKPOINT, Point, curve_table, load_encoder, load_result
 from model.history.train import Order, join_and_test, train_and_test
@@ -125,6 +125,28 @@ def test_training_stops_when_validation_has_not_improved_for_its_patience(tmp_pa
     impatient = msgspec.structs.replace(patient, patience=2)
     result = train_and_test(cycle(), order(tmp_path, impatient), Silent())
     assert result.epochs == result.best_epoch + 3 < 30
+
+
+def test_a_run_that_diverges_is_refused_and_one_that_had_learned_keeps_its_best_weights(tmp_path: Path) -> None:
+    diverging = msgspec.structs.replace(config(), learning_rate=1e30)
+    with pytest.raises(NowrankError, match="diverged"):
+        train_and_test(cycle(), order(tmp_path / "never", diverging), Silent())
+    split, learned = leave_one_out(cycle()), new_run(config(), CYCLE)
+    fit(learned, split, 1e9, lambda run: None, Silent())
+    torch.nn.init.constant_(learned.model.item.weight, float("nan"))
+    learned.config = config(epochs=5)
+    fit(learned, split, 1e9, lambda run: None, Silent())
+    assert len(learned.curve) == 3
+    assert learned.curve[learned.best_epoch].ndcg10 > 0.5
+    assert all(value.isfinite().all() for value in learned.best.values())
+
+
+@torch.no_grad()
+def test_scores_that_are_not_finite_give_the_last_rank() -> None:
+    model = new_encoder(EncoderConfig(width=8, heads=1, length=2), 12).eval()
+    histories = Histories.of({"a": [(item, None) for item in (5, 1, 2)]}, [str(item) for item in range(12)])
+    torch.nn.init.constant_(model.item.weight, float("nan"))
+    assert ranks_of(model, histories, np.array([7])).tolist() == [11]
 
 
 @torch.no_grad()
