@@ -3,7 +3,8 @@
 Enters: a `ServedLog`. Leaves: an artifact in a folder, and a `TrainReport`. Called by `nowrank train --from served`.
 
 The rankings are cut by time: 80 % train, the next 10 % decide when to stop and calibrate, the last 10 % are left for
-`nowrank promote`. Probabilities are those of a title that is shown, not of one drawn from the catalogue.
+`nowrank promote`: titles begin as co-vectors of the training part, co-plays and EASE end with the middle part, as in
+`train.py`. Probabilities are those of a title that is shown, not of one drawn from the catalogue.
 """
 
 from dataclasses import asdict, replace
@@ -23,10 +24,10 @@ from model.config import TrainConfig
 from model.ease import fit_ease
 from model.export import write_graphs
 from model.fit import calibrate, logits_of, standardise
-from model.neighbours import Floats
 from model.position_bias import Correction
 from model.pretrained import new_network, of_co_vectors
 from model.progress import Progress, Silent
+from model.replay import Replay
 from model.replay_dataset import Split
 from model.served_dataset import ServedExamples, build_served, replay_of
 from model.served_fit import ServedFit
@@ -62,11 +63,13 @@ def train_on_served(
     catalogue = Catalogue.of(replay.table)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
+    early, size = numbered_alike(served, replay.table), len(replay.table)
+    early.fold_until(split.train_end_ms)
     pretrained = None
-    if config.model.co_vectors:  # the events are folded once more for it
-        vectors_VD = co_vectors_until(served, replay.table, split.train_end_ms)
-        pretrained = of_co_vectors(vectors_VD, len(replay.table), config.model)
-    model = new_network(config.model, len(replay.table), pretrained)
+    if config.model.co_vectors:
+        pretrained = of_co_vectors(co_vectors(early.co_plays.pairs(size), size), size, config.model)
+    early.fold_until(split.middle_end_ms)
+    model = new_network(config.model, size, pretrained)
     standardise(model, train.examples)
     fit = ServedFit(model, catalogue, config, correction)
     losses = fit.run(train, middle, begin_s + budget_s, progress)
@@ -79,7 +82,7 @@ def train_on_served(
     card = save_artifact(
         out_dir,
         lambda folder: write_graphs(model, folder),
-        (replay.co_plays.table(len(replay.table)), fit_ease(replay.engaged.values(), len(replay.table))),
+        (early.co_plays.table(size), fit_ease(early.engaged.values(), size)),
         served.items,
         {
             "created_ms": clock.now_ms(),
@@ -93,15 +96,14 @@ def train_on_served(
     return TrainReport(card, *losses, data_s, clock.monotonic_s() - begin_s - data_s)
 
 
-def co_vectors_until(served: ServedLog, table: ItemTable, end_ms: int) -> Floats:
-    """The vectors of the titles by their slots of `table`, from the events before `end_ms`."""
-    early = replay_of(served)
-    early.fold_until(end_ms)
-    size = len(early.table)
-    early_VD = co_vectors(early.co_plays.pairs(size), size)
-    vectors_VD = np.zeros((len(table), early_VD.shape[1]), np.float32)
-    vectors_VD[table.slots(early.table.ids)] = early_VD  # the null title's zeros go to the null slot
-    return vectors_VD
+def numbered_alike(served: ServedLog, table: ItemTable) -> Replay:
+    """A second replay of the served log's events, nothing folded yet, whose titles have the slots of `table`: what it
+    counts can stop where the parts end.
+    """
+    replay = replay_of(served)
+    for item_id in table.ids[1:]:
+        replay.table.slot(item_id)
+    return replay
 
 
 def split_served(data: ServedExamples) -> tuple[Split, ServedExamples, ServedExamples]:

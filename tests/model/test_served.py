@@ -12,13 +12,14 @@ from infra.errors import BadInput, NowrankError
 from model.artifact import load_artifact
 from model.batches import Catalogue
 from model.config import TrainConfig
+from model.neighbours import NeighbourTable
 from model.position_bias import PositionBias, inverse_propensities
 from model.progress import Silent
 from model.served_dataset import build_served, replay_of
 from model.served_fit import ServedFit
 from model.simulation.simulator import Plan
 from model.train import TrainReport
-from model.train_served import split_served, train_on_served
+from model.train_served import numbered_alike, split_served, train_on_served
 from model.unicorn import Unicorn
 from streams.served_log import LabelledRanking, ServedLog, settle
 from tests.model.conftest import SIZES
@@ -107,6 +108,34 @@ def test_an_artifact_from_served_rankings_loads_and_says_where_it_comes_from(
     assert training["rankings"] == {"logged": len(served.rankings)}
     assert report.train_losses[-1] < report.train_losses[0]
     assert len(artifact.items) == PLAN.titles
+
+
+def test_no_table_of_the_artifact_knows_the_events_that_are_left_for_the_gate(
+    trained: tuple[Path, TrainReport], served: ServedLog, tmp_path: Path
+) -> None:
+    folder, report = trained
+    end_ms = report.card.training["middle_end_ms"]
+    before = [event for event in served.events if event.event_ts_ms < end_ms]
+    assert len(before) < len(served.events)
+    without_later = replace(served, events=before)
+    train_on_served(without_later, tmp_path / "artifact", config=replace(CONFIG, epochs=1))
+    for table in ("neighbours.npz", "ease.npz"):
+        held, expected = (NeighbourTable.load(one / table) for one in (folder, tmp_path / "artifact"))
+        assert len(expected.columns) > 0
+        for name, array in expected._asdict().items():
+            np.testing.assert_array_equal(getattr(held, name), array, f"{table} {name}")
+
+
+def test_the_titles_of_a_second_replay_have_the_slots_of_the_first(served: ServedLog) -> None:
+    without_catalogue = replace(served, items=[])
+    replay = replay_of(without_catalogue)
+    build_served(without_catalogue, replay, Silent())
+    early = numbered_alike(without_catalogue, replay.table)
+    early.fold_until(served.events[-1].event_ts_ms + 1)
+    assert early.table.ids == replay.table.ids
+    size = len(replay.table)
+    for found, expected in zip(early.co_plays.pairs(size), replay.co_plays.pairs(size), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_too_few_rankings_are_refused_with_the_reason(served: ServedLog, tmp_path: Path) -> None:
