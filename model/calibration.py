@@ -16,22 +16,34 @@ Floats = NDArray[np.float64]
 
 
 def fit_platt(logits: Floats, labels: Floats, weights: Floats) -> tuple[float, float]:
-    """The weighted maximum-likelihood slope and offset, by Newton's method; (1, 0) when there is only one class."""
+    """The weighted maximum-likelihood slope and offset, by Newton's method. Where that slope would turn the order
+    round, the offset for a slope of 1; (1, 0) when there is only one class.
+    """
     if len(labels) == 0 or labels.min() == labels.max():
         return 1.0, 0.0
-    x = np.stack([logits, np.ones_like(logits)], axis=1)
+    one = np.ones_like(logits)
+    slope, offset = _newton(np.stack([logits, one], axis=1), np.zeros_like(logits), labels, weights)
+    return (slope, offset) if slope > 0 else (1.0, _newton(one[:, None], logits, labels, weights)[-1])
+
+
+def _newton(x: Floats, known: Floats, labels: Floats, weights: Floats) -> list[float]:
+    """What x is multiplied by in the log-odds `x @ parameters + known`: a slope, if x has two columns, and the offset,
+    which is last; a ridge holds them near those that change nothing.
+    """
     rate = np.average(labels, weights=weights)
-    parameters = np.array([1.0, np.log(rate / (1 - rate)) - np.average(logits, weights=weights)])
+    unchanged = np.array([1.0, 0.0])[-x.shape[1] :]
+    parameters = unchanged.copy()
+    parameters[-1] = np.log(rate / (1 - rate)) - np.average(x @ unchanged + known, weights=weights)
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-np.clip(x @ parameters, -30, 30)))
-        gradient = x.T @ (weights * (labels - p)) - RIDGE * (parameters - [1.0, 0.0])
-        curvature = (x * (weights * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(2)
+        p = 1 / (1 + np.exp(-np.clip(x @ parameters + known, -30, 30)))
+        gradient = x.T @ (weights * (labels - p)) - RIDGE * (parameters - unchanged)
+        curvature = (x * (weights * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(len(parameters))
         step = np.linalg.solve(curvature, gradient)
         parameters = parameters + step * min(1.0, 2.0 / max(1e-12, float(np.abs(step).max())))
         if np.abs(step).max() < 1e-8:
             break
-    slope, offset = parameters.tolist()
-    return (slope, offset) if slope > 0 else (1.0, 0.0)
+    found: list[float] = parameters.tolist()
+    return found
 
 
 def expected_calibration_error(probabilities: Floats, labels: Floats, weights: Floats, bins: int = BINS) -> float:

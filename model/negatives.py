@@ -114,15 +114,22 @@ class NegativeSampler:
         return Drawn(slots_K, -np.expm1(-rates_K).astype(np.float32))
 
     def uniform(self, label: Label, count: int) -> Drawn:
-        """`count` negatives, uniform over the catalogue."""
+        """`count` negatives, uniform over the catalogue; fewer where it has hardly more titles than that."""
         slots_K = self._allowed(label, [self._uniform(2 * count)], count)
-        return Drawn(slots_K, np.full(len(slots_K), count / len(self._catalogue), np.float32))
+        negatives = len(slots_K) - 1
+        possible = int(np.isin(self._catalogue, list(self._forbidden(label)), invert=True).sum())
+        # The titles that came stand for all that could have come; where none came, the rate is nobody's.
+        return Drawn(slots_K, np.full(len(slots_K), negatives / possible if negatives else 1.0, np.float32))
 
     def _allowed(self, label: Label, drawn: list[Ints], count: int) -> Ints:
-        forbidden: set[int] = self._replay.engaged.get(label.user_id, set())
-        own = self._replay.table.slot(label.item_id)
+        forbidden = self._forbidden(label)
         different = dict.fromkeys(np.concatenate(drawn).tolist())
-        return np.array([own, *[slot for slot in different if slot != own and slot not in forbidden][:count]], np.int64)
+        negatives = [slot for slot in different if slot not in forbidden][:count]
+        return np.array([self._replay.table.slot(label.item_id), *negatives], np.int64)
+
+    def _forbidden(self, label: Label) -> set[int]:
+        """The titles that are no negatives: those that the user has engaged, and the label's own."""
+        return self._replay.engaged.get(label.user_id, set()) | {self._replay.table.slot(label.item_id)}
 
     def _uniform(self, count: int) -> Ints:
         return self._catalogue[self._rng.integers(0, len(self._catalogue), count)]

@@ -70,3 +70,11 @@ def test_platt_scaling_finds_the_slope_and_offset_and_heals_the_error() -> None:
         expected_calibration_error(_sigmoid(one), labels, weights) for one in (wrong, slope * wrong + offset)
     )
     assert after < 0.01 < before
+
+
+def test_logits_that_point_the_wrong_way_keep_their_order_and_still_get_the_right_level() -> None:
+    logits, labels = _drawn()
+    wrong, weights = -logits - 7.0, np.full(len(labels), 2.0)
+    slope, offset = fit_platt(wrong, labels, weights)
+    assert slope == 1.0
+    assert _sigmoid(wrong + offset).mean() == pytest.approx(labels.mean(), rel=1e-3)

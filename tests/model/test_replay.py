@@ -102,6 +102,27 @@ def test_negatives_are_different_titles_that_the_user_has_not_engaged() -> None:
             assert not set(negatives) & ({own, 0} | replay.engaged.get(label.user_id, set()))
 
 
+@pytest.mark.parametrize("titles", [12, 60, 400])
+def test_uniform_negatives_stand_for_all_titles_that_could_have_been_drawn(titles: int) -> None:
+    log = make_log(users=6, titles=titles, labels_per_user=10)
+    replay = Replay(log)
+    sampler = NegativeSampler(replay, np.random.default_rng(0))
+    for label in replay.labels_until(log.labels[-1].ts_ms + 1):
+        drawn = sampler.uniform(label, 100)
+        possible = titles - len(replay.engaged.get(label.user_id, set()) | {replay.table.slot(label.item_id)})
+        assert (1 / drawn.rates_K[1:]).sum() == pytest.approx(possible)
+        assert drawn.rates_K.min() > 0
+        assert drawn.rates_K.max() <= 1
+
+
+def test_where_no_title_is_left_to_draw_the_own_one_stands_alone() -> None:
+    replay = Replay(make_log(users=1, titles=1, labels_per_user=1))
+    drawn = NegativeSampler(replay, np.random.default_rng(0)).uniform(
+        make_log(titles=1, labels_per_user=1).labels[0], 9
+    )
+    assert (drawn.slots_K.tolist(), drawn.rates_K.tolist()) == ([1], [1.0])
+
+
 def test_the_stated_rates_are_how_often_titles_are_drawn() -> None:
     log = make_log(users=20, titles=200)
     replay = Replay(log)
