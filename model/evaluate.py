@@ -60,7 +60,7 @@ def evaluate_artifact(
 ) -> dict[str, Any]:
     """The result by task (see `outcome.py`) with what it was measured on; without an artifact, of the baselines alone.
 
-    Raises `BadInput` when the log has no label to test on.
+    Raises `BadInput` when the log has no label to test on, or none of a title that is new to its user.
     """
     progress = progress or Silent()
     max_labels = scope.max_labels
@@ -80,6 +80,12 @@ def evaluate_artifact(
     fitted, left_out = fitted_baselines(log, parts, scope, progress)
     make_score = (lambda replay: model_scores(artifact, replay)) if artifact is not None else None
     ranked = rank_log(log, parts, roles, Entrants(make_score, fitted), rng, progress)
+    if not ranked.rankings:
+        raise BadInput(
+            "nothing_to_rank",
+            f"none of the {roles.tests():,} tested labels has a rank: each is about a title that its user had engaged "
+            "before, or that is not in the catalogue",
+        )
     progress.step("intervals", 1)
     return {
         "model_version": artifact.version if artifact is not None else None,

@@ -7,6 +7,8 @@ legend: B examples, K candidates (the label's title and its negatives), F column
 `features.model_inputs`
 """
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from features.model_inputs import RequestInputs, request_inputs
 from features.vector import COLUMN_NAMES, Context, pair_matrix
+from infra.errors import BadInput
 from model.aging import AgingNeighbours
 from model.co_vectors import co_vectors
 from model.negatives import Drawn, NegativeSampler
@@ -75,13 +78,32 @@ class Split:
 def split_by_time(log: Log, warm_up_share: float = 0.2, train_share: float = 0.8, middle_share: float = 0.1) -> Split:
     """Cut at labels' times, so that no two parts share a millisecond; labels before `warm_up_share` only warm the state
     up.
+
+    Raises `BadInput` as `cut_times` does.
     """
     times = [label.ts_ms for label in log.labels]
+    return Split(*cut_times(times, (warm_up_share, train_share, train_share + middle_share)))
 
-    def at(share: float) -> int:
-        return times[min(len(times) - 1, round(share * len(times)))]
 
-    return Split(at(warm_up_share), at(train_share), at(train_share + middle_share))
+def cut_times(times: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """The times at the shares, rising, of rising `times`; cuts that fall on the same time move on to the next later
+    ones, or back where there is none, so that something lies between them.
+
+    Raises `BadInput` when there are fewer different times than cuts.
+    """
+    different = list(dict.fromkeys(times))
+    if len(different) < len(shares):
+        raise BadInput(
+            "too_few_times",
+            f"{len(times):,} labels or rankings have {len(different)} different times; to be cut by time into "
+            f"training, middle and test part they need at least {len(shares)}: give exact times instead of days",
+        )
+    places: list[int] = []
+    for share in shares:
+        place = bisect_left(different, times[min(len(times) - 1, round(share * len(times)))])
+        places.append(max(place, places[-1] + 1) if places else place)
+    room = len(different) - len(shares)
+    return [different[min(place, room + number)] for number, place in enumerate(places)]
 
 
 def build_examples(

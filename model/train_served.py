@@ -28,7 +28,7 @@ from model.position_bias import Correction
 from model.pretrained import new_network, of_co_vectors
 from model.progress import Progress, Silent
 from model.replay import Replay
-from model.replay_dataset import Split
+from model.replay_dataset import Split, cut_times
 from model.served_dataset import ServedExamples, build_served, replay_of
 from model.served_fit import ServedFit
 from model.train import TrainReport
@@ -109,8 +109,7 @@ def numbered_alike(served: ServedLog, table: ItemTable) -> Replay:
 def split_served(data: ServedExamples) -> tuple[Split, ServedExamples, ServedExamples]:
     """Cut by time like a log of labels, without a warm-up: the ends, the training part, the middle part."""
     times = data.times_ms_B
-    ends_ms = [int(times[min(len(times) - 1, round(share * len(times)))]) for share in (0.8, 0.9)]
-    split = Split(int(times[0]), *ends_ms)
+    split = Split(*cut_times(times.tolist(), (0.0, 0.8, 0.9)))
     train = np.flatnonzero(times < split.train_end_ms)
     middle = np.flatnonzero((times >= split.train_end_ms) & (times < split.middle_end_ms))
     return split, data.take(train), data.take(middle)

@@ -31,7 +31,7 @@ def is_globo(columns: list[str]) -> bool:
 
 def load_globo(path: Path, hours: float | None = None, max_events: int | None = None) -> Log:
     """The log in a file, at its own times; only its first `hours`, and at most its first `max_events`."""
-    rows = _rows(path)
+    rows, incomplete = _rows(path)
     if hours is not None and rows:
         end_ms = rows[0][0] + hours * HOUR_MS
         rows = [row for row in rows if row[0] < end_ms]
@@ -39,11 +39,13 @@ def load_globo(path: Path, hours: float | None = None, max_events: int | None = 
     if not labels:
         raise BadInput("empty", f"{path} holds no click in the range that was asked for")
     ids = dict.fromkeys(label.item_id for label in labels)
-    return Log([Item(item_id=one, title=f"article {one}", kind="article") for one in ids], labels, derived=DERIVED)
+    left_out = f"; {incomplete} rows lack a value and are left out" if incomplete else ""
+    items = [Item(item_id=one, title=f"article {one}", kind="article") for one in ids]
+    return Log(items, labels, derived=DERIVED + left_out)
 
 
-def _rows(path: Path) -> list[tuple[int, int, int, int]]:
-    """(time, user, session, article) of every click, in that order."""
+def _rows(path: Path) -> tuple[list[tuple[int, int, int, int]], int]:
+    """(time, user, session, article) of every click, in that order, and how many rows lack one of them."""
     import pyarrow
     import pyarrow.parquet
 
@@ -51,8 +53,9 @@ def _rows(path: Path) -> list[tuple[int, int, int, int]]:
         table = pyarrow.parquet.read_table(path, columns=list(COLUMNS))
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput("malformed_file", f"{path} is no Parquet file of Globo's clicks: {error}") from error
-    users, sessions, articles, times = (table[name].to_pylist() for name in COLUMNS)
-    return sorted(zip(times, users, sessions, articles, strict=True))
+    complete = table.drop_null()
+    users, sessions, articles, times = (complete[name].to_pylist() for name in COLUMNS)
+    return sorted(zip(times, users, sessions, articles, strict=True)), table.num_rows - complete.num_rows
 
 
 def _labels(rows: Any) -> Iterator[Label]:

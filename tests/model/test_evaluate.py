@@ -236,3 +236,11 @@ def test_another_log_than_the_one_trained_on_is_refused(trained: Trained) -> Non
 def test_a_log_without_labels_is_refused() -> None:
     with pytest.raises(BadInput, match="has no label"):
         evaluate_artifact(Log([], []), None)
+
+
+def test_a_log_in_which_nobody_takes_a_new_title_is_refused_not_reported_as_empty() -> None:
+    items = make_log().items[:2]
+    labels = [make_label("u", f"t{place % 2}", 1_700_000_000_000 + place * 60_000) for place in range(40)]
+    with pytest.raises(BadInput, match="none of the 4 tested labels has a rank") as caught:
+        evaluate_artifact(Log(items, labels), None, Scope(resamples=10, without=("sasrec", "ials")))
+    assert caught.value.reason == "nothing_to_rank"

@@ -10,10 +10,11 @@ from features.engagement import Coordinate
 from features.item_columns import recent_engagement
 from features.rows import FOLDS, TARGET_FAMILIES
 from features.user import UserState, fold_user
+from infra.errors import BadInput
 from model.negatives import NegativeSampler, TitleIndex
 from model.progress import Silent
 from model.replay import Replay
-from model.replay_dataset import Examples, build_examples, split_by_time
+from model.replay_dataset import Examples, Split, build_examples, split_by_time
 from streams.events import to_engagement
 from streams.labels import Log
 from tests.model.small_log import make_label, make_log
@@ -100,6 +101,33 @@ def test_negatives_are_different_titles_that_the_user_has_not_engaged() -> None:
             assert own == replay.table.slot(label.item_id)
             assert len(negatives) == len(set(negatives)) > 0
             assert not set(negatives) & ({own, 0} | replay.engaged.get(label.user_id, set()))
+
+
+def _log_at(*times_ms: int) -> Log:
+    labels = [make_label(f"u{place % 7}", f"t{place % 11}", time_ms) for place, time_ms in enumerate(times_ms)]
+    return Log(make_log().items[:11], labels)
+
+
+def test_a_log_is_cut_at_the_times_of_the_labels_that_stand_at_the_shares() -> None:
+    log = make_log()
+    at = [log.labels[round(share * len(log.labels))].ts_ms for share in (0.2, 0.8, 0.9)]
+    assert split_by_time(log) == Split(*at)
+
+
+def test_days_that_hold_many_labels_leave_no_part_empty() -> None:
+    days = [day * 86_400_000 for day in range(5) for _ in range(80)]
+    assert split_by_time(_log_at(*days)) == Split(86_400_000, 3 * 86_400_000, 4 * 86_400_000)
+    # Both cuts fall on the third time: the later one moves on.
+    assert split_by_time(_log_at(*[1] * 3, *[2] * 3, *[3] * 13, 4)) == Split(2, 3, 4)
+    # There is no later time to move on to: the earlier ones move back.
+    assert split_by_time(_log_at(1, 2, *[3] * 20)) == Split(1, 2, 3)
+
+
+def test_a_log_of_fewer_times_than_parts_is_refused() -> None:
+    with pytest.raises(BadInput, match="have 2 different times"):
+        split_by_time(_log_at(*[1] * 20, *[2] * 20))
+    with pytest.raises(BadInput, match="have 0 different times"):
+        split_by_time(_log_at())
 
 
 @pytest.mark.parametrize("titles", [12, 60, 400])

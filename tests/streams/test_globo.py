@@ -64,6 +64,17 @@ def test_every_click_is_a_valid_event_with_an_id_of_its_own_whatever_the_rows_or
     assert _load(other) == log
 
 
+def test_rows_that_lack_a_value_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = _sample(tmp_path)
+    whole = _load(path)
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    lacking = [rows[0] | {name: None} for name in ("user_id", "session_id", "click_article_id", "click_timestamp")]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([*rows, *lacking, rows[0] | {"click_os": None}]), path)
+    log = _load(path)
+    assert log.derived == f"{whole.derived}; 4 rows lack a value and are left out"
+    assert len(log.labels) == len(whole.labels) + 1
+
+
 def test_hours_and_events_limit_the_log(tmp_path: Path) -> None:
     path = _sample(tmp_path)
     assert len(load_globo(path, max_events=10).labels) == 10
