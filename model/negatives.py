@@ -93,6 +93,7 @@ class NegativeSampler:
         self._rng = rng
         self._titles = TitleIndex(replay.table)
         self._catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
+        self._known = frozenset(self._catalogue.tolist())
         self._popular = self._hot = _Weighted(self._catalogue, np.zeros(len(self._catalogue)))
         self._age = REFRESH_LABELS
 
@@ -117,7 +118,7 @@ class NegativeSampler:
         """`count` negatives, uniform over the catalogue; fewer where it has hardly more titles than that."""
         slots_K = self._allowed(label, [self._uniform(2 * count)], count)
         negatives = len(slots_K) - 1
-        possible = int(np.isin(self._catalogue, list(self._forbidden(label)), invert=True).sum())
+        possible = len(self._known) - len(self._known & self._forbidden(label))
         # The titles that came stand for all that could have come; where none came, the rate is nobody's.
         return Drawn(slots_K, np.full(len(slots_K), negatives / possible if negatives else 1.0, np.float32))
 
