@@ -5,6 +5,7 @@ read carries its fault instead of cells. Called by `streams.sources.table`. pyar
 """
 
 import csv
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ def _csv_row(number: int, cells: list[str], columns: list[str]) -> Row:
 
 def _json_rows(stream: BinaryIO) -> Iterator[Row]:
     with stream:
+        if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+            stream.seek(0)
         for number, line in enumerate(stream, start=1):
             if line.strip():
                 yield _json_row(number, line)

@@ -66,7 +66,7 @@ def test_the_same_events_are_read_from_csv_tsv_json_lines_and_parquet(tmp_path: 
     parquet.write_table(pyarrow.Table.from_pylist(full), tmp_path / "e.parquet")
     assert events_of(written(tmp_path / "e.csv", cells(","))) == expected
     assert events_of(written(tmp_path / "e.tsv", cells("\t"))) == expected
-    assert events_of(written(tmp_path / "e.jsonl", "\n".join(map(json.dumps, rows)))) == expected
+    assert events_of(written(tmp_path / "e.jsonl", "\ufeff" + "\n".join(map(json.dumps, rows)))) == expected
     assert events_of(tmp_path / "e.parquet") == expected
 
 
