@@ -187,6 +187,10 @@ class RowFamily:
         """How long a row may be idle (broker time) before it is empty by its fold's own rule."""
         return 1000 * max(view.ttl_s for view in self.views)
 
+    def is_stale(self, as_of_ms: int, now_ms: int) -> bool:
+        """Whether a reader counts a row as missing because its newest engagement is too old."""
+        return now_ms - as_of_ms > self.retention_ms
+
     @property
     def packed_fields(self) -> list[bytes]:
         """The fields that hold the state, in the order that `unpack` takes them, without the `_log` field."""

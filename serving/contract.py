@@ -112,7 +112,9 @@ FeatureStatus = Literal["fresh", "stale", "default"]
 
 
 class FeatureValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One input of the model. `default`: there was no row to take it from; `stale`: the row is older than its limit."""
+    """One input of the model. `default`: there was no row to take it from; `stale`: the row is older than its limit, or
+    of a member who is remembered from an earlier request.
+    """
 
     value: float
     part: Literal["context", "long", "short"]

@@ -24,7 +24,7 @@ _OWNERS = {
     "source_item_": "source_item",
     "country_": "country",
     "user_": "user",
-    "session_": "user",
+    "session_": "session",
 }
 
 
@@ -78,22 +78,23 @@ def explain_features(
 
 def _row_ages(library: Library, slot: int, rows: RowsRead, now_ms: int) -> dict[str, RowAge]:
     ages = {
-        entity: RowAge("stale") if entity in rows.stale else _age(state.as_of_ms if state is not None else 0, now_ms)
+        entity: RowAge("stale")
+        if entity in rows.stale
+        else _age(state.as_of_ms if state is not None else 0, entity, now_ms)
         for entity, state in ((name, rows.targets.get(name)) for name in ("query", "source_item", "country"))
     }
-    ages["user"] = _user_age(rows, now_ms)
-    item_age = _age(int(library.table.as_of_ms[slot]), now_ms)
-    is_stale = item_age.age_ms is not None and item_age.age_ms > 1000 * VIEWS_BY_NAME["item"].ttl_s
-    ages["item"] = RowAge("stale", item_age.age_ms) if is_stale else item_age
+    history, session = (_age(rows.user_as_of_ms, view, now_ms) for view in ("user_history", "session"))
+    if rows.user_status == "remembered":  # a session never is
+        history, session = RowAge("stale", history.age_ms), RowAge("default")
+    ages |= {"user": history, "session": session}
+    ages["item"] = _age(int(library.table.as_of_ms[slot]), "item", now_ms)
     ages["catalogue"] = RowAge("default" if library.table.items[slot] is None else "fresh")
     return ages
 
 
-def _user_age(rows: RowsRead, now_ms: int) -> RowAge:
-    if rows.user_status == "default":
+def _age(as_of_ms: int, view: str, now_ms: int) -> RowAge:
+    """The age of a row's view; a time of 0 says that there is no row."""
+    if as_of_ms == 0:
         return RowAge("default")
-    return RowAge("fresh" if rows.user_status == "fresh" else "stale", max(0, now_ms - rows.user_as_of_ms))
-
-
-def _age(as_of_ms: int, now_ms: int) -> RowAge:
-    return RowAge("default") if as_of_ms == 0 else RowAge("fresh", max(0, now_ms - as_of_ms))
+    age_ms = max(0, now_ms - as_of_ms)
+    return RowAge("stale" if age_ms > 1000 * VIEWS_BY_NAME[view].ttl_s else "fresh", age_ms)

@@ -222,6 +222,6 @@ def _to_row(item_id: str, reply: list[bytes | None] | Exception, changed_s: floa
     *packed, contained = reply
     state = ITEM.decode(packed)
     decode_contained(contained)
-    if now_ms() - state.as_of_ms > 1000 * ITEM.views[0].ttl_s:
-        state = ItemState()
+    if ITEM.is_stale(state.as_of_ms, now_ms()):
+        state = ItemState(as_of_ms=state.as_of_ms)  # empty, but for what tells it from a row that never was
     return ItemRow(item_id, state, contained or b"", changed_s)

@@ -69,17 +69,16 @@ class StoreReader:
             for family, value in wanted
         ]
         if self._link is None:
-            return self._remembered_rows(keys.user_id, "missing")
+            return self._remembered_rows(keys.user_id, "missing", now_ms)
         try:
             with self._breaker.call():
                 replies = await self._link.execute(commands, timeout_s)
         except StoreTimeout:
-            return self._remembered_rows(keys.user_id, "timeout")
+            return self._remembered_rows(keys.user_id, "timeout", now_ms)
         except StoreUnavailable:
-            return self._remembered_rows(keys.user_id, "missing")
+            return self._remembered_rows(keys.user_id, "missing", now_ms)
         rows = _to_rows(wanted, replies, now_ms)
-        if rows.user_status == "fresh":
-            self._remember(keys.user_id, replies[0][1])
+        self._remember(keys.user_id, replies[0][1] if rows.user_status == "fresh" else None)
         return rows
 
     async def close(self) -> None:
@@ -88,15 +87,16 @@ class StoreReader:
             await self._link.close()
 
     def _remember(self, user_id: str, history: bytes | None) -> None:
+        """The member's history from now on; None: there is none that may be used."""
+        self._remembered.pop(user_id, None)
         if history is None:
             return
         self._remembered[user_id] = history
-        self._remembered.move_to_end(user_id)
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
-    def _remembered_rows(self, user_id: str, store: Literal["missing", "timeout"]) -> RowsRead:
-        """The history of a member seen lately, without the session, which may have moved on."""
+    def _remembered_rows(self, user_id: str, store: Literal["missing", "timeout"], now_ms: int) -> RowsRead:
+        """The history of a member seen lately, without the session, which may have moved on; stale beyond its limit."""
         history = self._remembered.get(user_id)
         if history is None:
             return RowsRead(store=store)
@@ -104,6 +104,8 @@ class StoreReader:
         newest_ms = max(
             (title.as_of_ms for memory in user.logs.values() for title in memory.titles.values()), default=0
         )
+        if USER.is_stale(newest_ms, now_ms):
+            return RowsRead(user_status="stale", user_as_of_ms=newest_ms, store=store)
         return RowsRead(user=user, user_status="remembered", user_as_of_ms=newest_ms, store=store)
 
 
@@ -130,7 +132,7 @@ def _to_rows(wanted: list[tuple[RowFamily, str]], replies: list[Any], now_ms: in
         contained[family.name] = offsets
         if family is USER:
             user_as_of_ms = state.as_of_ms
-        if now_ms - state.as_of_ms > 1000 * max(view.ttl_s for view in family.views):
+        if family.is_stale(state.as_of_ms, now_ms):
             stale.add(family.name)
         else:
             states[family.name] = state

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from features.engagement import TASK_NAMES
-from features.rows import COUNTRY, ITEM, QUERY, SOURCE_ITEM, RowFamily
+from features.rows import COUNTRY, ITEM, QUERY, SOURCE_ITEM
 from features.text import normalise_query
 from features.vector import COLUMN_NAMES, Context, Matrix
 from infra.errors import InvalidEvent
@@ -104,8 +104,3 @@ def _to_served(record: Record, ranking: Ranking) -> Served | None:
         return None
     features_NF = np.frombuffer(b"".join(item.features for item in items), np.float32).reshape(-1, WIDTH)
     return Served(f"{record.log}-{record.offset}", ranking, [item.item_id for item in items], features_NF)
-
-
-def is_stale(family: RowFamily, as_of_ms: int, now_ms: int) -> bool:
-    """Whether a reader counts a row as missing because its newest engagement is too old."""
-    return now_ms - as_of_ms > 1000 * max(view.ttl_s for view in family.views)

@@ -24,7 +24,7 @@ from features.vector import COLUMN_NAMES, Context, Similarities, Slots, pair_mat
 from infra.settings import Settings
 from streams.audit.log_reader import LogReader
 from streams.audit.replayed_rows import ReplayedRows
-from streams.audit.served_rankings import Served, is_stale, read_served
+from streams.audit.served_rankings import Served, read_served
 from streams.audit.skew_catalogue import LoggedCatalogue
 from streams.audit.skew_report import SHOWN_EXAMPLES, SkewExample, SkewReport
 from streams.audit.store_folds import begin_highest, troubled_logs
@@ -126,7 +126,7 @@ class _Comparison:
         if state is None:
             unknown.columns(_OF_USER | _OF_MODEL, "the log no longer holds what the row was made of")
             return UserState()
-        return UserState() if is_stale(USER, state.as_of_ms, served.ranking.event_ts_ms) else state
+        return UserState() if USER.is_stale(state.as_of_ms, served.ranking.event_ts_ms) else state
 
     def _targets(self, served: Served, unknown: "_Unknown") -> dict[str, Any]:
         targets: dict[str, Any] = {}
@@ -139,7 +139,7 @@ class _Comparison:
                 unknown.columns(_OF_ROW[family_name], "the store did not answer in time")
             elif state is None:
                 unknown.columns(_OF_ROW[family_name], "the log no longer holds what the row was made of")
-            elif contained and not is_stale(family, state.as_of_ms, served.ranking.event_ts_ms):
+            elif contained and not family.is_stale(state.as_of_ms, served.ranking.event_ts_ms):
                 targets[family_name] = state
         return targets
 
@@ -149,7 +149,7 @@ class _Comparison:
         if state is None:
             unknown.item(item_id, _OF_ROW[ITEM.name], "the log no longer holds what the row was made of")
             return ItemState()
-        return ItemState() if is_stale(ITEM, state.as_of_ms, served.ranking.event_ts_ms) else state
+        return ItemState() if ITEM.is_stale(state.as_of_ms, served.ranking.event_ts_ms) else state
 
     def _mark_catalogue(self, served: Served, context: Context, unknown: "_Unknown") -> None:
         why = "the title has changed since"

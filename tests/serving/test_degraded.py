@@ -70,6 +70,9 @@ def test_wedged_store_costs_one_deadline_and_history_is_remembered(
         assert known["status"] == {"level": "long_term_only", "store": "timeout", "model": "ok", "user": "remembered"}
         assert any(item["parts"]["long_term"] != 0 for item in known["items"])
         assert all(item["parts"]["short_term"] == 0 for item in known["items"])
+        features = known["items"][0]["features"]
+        assert features["user_genres"]["status"] == "stale"
+        assert features["session_genres"] == {"value": 0.0, "part": "short", "status": "default"}
         assert unknown["status"]["level"] == "popularity"
         assert waited_s < 2 * 0.3 + 1.0
         wait_until(lambda: ask(client)["status"]["level"] == "full")

@@ -11,6 +11,7 @@ from infra.settings import Settings
 from serving.process import ScorerProcess
 from tests.serving.world import TITLES, World, metric, wait_until
 
+DAY_MS = 86_400_000
 ALL = [f"t{number}" for number in range(TITLES)]
 
 
@@ -148,6 +149,27 @@ def test_explanation_says_how_old_each_feature_is(client: httpx.Client) -> None:
     assert features["item_clicks_1d"]["status"] == "fresh"
     assert features["country_clicks"]["value"] > 0
     assert features["query_clicks"]["status"] == "default"
+
+
+def test_each_view_of_a_member_is_stale_beyond_its_own_limit(client: httpx.Client, world: World) -> None:
+    world.engage("idle", "t50", age_ms=3 * DAY_MS)
+    features = ask(client, user_id="idle", items=["t50"], explain=True)["items"][0]["features"]
+    session, weight = features["session_engagements"], features["user_title_weight"]
+    assert (session["value"], session["status"]) == (0.0, "stale")
+    assert session["age_ms"] == weight["age_ms"] >= 3 * DAY_MS
+    assert (weight["value"] > 0, weight["status"]) == (True, "fresh")
+
+
+def test_item_row_past_its_limit_is_stale_with_its_age(client: httpx.Client, world: World) -> None:
+    world.engage("long-ago", "once-played", age_ms=91 * DAY_MS)
+
+    def plays() -> dict[str, Any]:
+        found: dict[str, Any] = ask(client, items=["once-played"], explain=True)["items"][0]["features"]
+        return found["item_plays_14d"]  # type: ignore[no-any-return]
+
+    wait_until(lambda: plays()["status"] != "default")
+    assert (plays()["value"], plays()["status"]) == (0.0, "stale")
+    assert plays()["age_ms"] >= 91 * DAY_MS
 
 
 def test_answer_carries_the_callers_id(client: httpx.Client) -> None:

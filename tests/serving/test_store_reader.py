@@ -117,6 +117,37 @@ def test_member_remembered_from_before_keeps_the_history_and_not_the_session(fil
     assert set(rows.user.title_weights(now_ms())) == {"t1", "t3"}
 
 
+def test_history_past_its_time_to_live_is_not_remembered(filled: Settings) -> None:
+    async def once_in_time() -> tuple[RowsRead, RowsRead]:
+        reader = StoreReader(filled.redis, filled.feast_project)
+        for user in ("ann", "old"):
+            await reader.read(RowKeys(user, None, None, None), now_ms(), 5.0)
+        never_fresh = await reader.read(RowKeys("old", None, None, None), now_ms(), 0.0)
+        fresh_once = await reader.read(RowKeys("ann", None, None, None), now_ms() + 400 * DAY_MS, 0.0)
+        await reader.close()
+        return never_fresh, fresh_once
+
+    never_fresh, fresh_once = asyncio.run(once_in_time())
+    assert (never_fresh.store, never_fresh.user_status) == ("timeout", "default")
+    assert (fresh_once.store, fresh_once.user_status) == ("timeout", "stale")
+    assert never_fresh.user.logs == fresh_once.user.logs == {}
+
+
+def test_member_whose_row_is_gone_is_forgotten(filled: Settings, redis_client: redis.Redis) -> None:
+    async def before_and_after() -> RowsRead:
+        reader = StoreReader(filled.redis, filled.feast_project)
+        await reader.read(RowKeys("ann", None, None, None), now_ms(), 5.0)
+        redis_client.delete(USER.key("ann", filled.feast_project))
+        await reader.read(RowKeys("ann", None, None, None), now_ms(), 5.0)
+        rows = await reader.read(RowKeys("ann", None, None, None), now_ms(), 0.0)
+        await reader.close()
+        return rows
+
+    rows = asyncio.run(before_and_after())
+    assert (rows.store, rows.user_status) == ("timeout", "default")
+    assert rows.user.logs == {}
+
+
 def test_memory_of_members_is_bounded(filled: Settings) -> None:
     reader = StoreReader(filled.redis, filled.feast_project)
     for number in range(MAX_REMEMBERED + 10):
