@@ -4,6 +4,8 @@ Enters: the columns of the vector. Leaves: one score per candidate. Called by `s
 and by `library.py` for the trending list. Pure.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,23 +38,29 @@ CONTEXT_WEIGHTS: dict[Task, dict[str, float]] = {
 }
 
 
-def _vector(weights: dict[str, float]) -> Floats:
-    vector = np.zeros(len(COLUMN_NAMES), np.float32)
-    for name, weight in weights.items():
-        vector[COLUMN_NAMES.index(name)] = weight
-    return vector
+def _by_column(weights: dict[str, float]) -> list[tuple[int, np.float32]]:
+    return [(COLUMN_NAMES.index(name), np.float32(weight)) for name, weight in weights.items()]
 
 
-_WEIGHTS = {task: _vector(TRENDING_WEIGHTS | weights) for task, weights in CONTEXT_WEIGHTS.items()}
-_ITEM_COLUMNS = len([name for name in COLUMN_NAMES if name.startswith("item_")])
-_TRENDING = _vector(TRENDING_WEIGHTS)[:_ITEM_COLUMNS]
+_WEIGHTS = {task: _by_column(TRENDING_WEIGHTS | weights) for task, weights in CONTEXT_WEIGHTS.items()}
+_TRENDING = _by_column(TRENDING_WEIGHTS)
 
 
 def popularity_scores(pairs_NF: Floats, task: Task) -> Floats:
-    """The score of each candidate without a model: what is trending, and what was asked for."""
-    return pairs_NF @ _WEIGHTS[task]
+    """The score of each candidate without a model: what is trending, and what was asked for.
+
+    A candidate gets the same bits whatever is scored with it, which a product of matrices does not promise.
+    """
+    return _add_up(pairs_NF.T, _WEIGHTS[task])
 
 
 def trending_scores(item_columns: list[Floats]) -> Floats:
     """How much each title is engaged with now, from `features.item_columns`, the first columns of the vector."""
-    return np.stack(item_columns, axis=1) @ _TRENDING
+    return _add_up(item_columns, _TRENDING)
+
+
+def _add_up(columns: Sequence[Floats] | Floats, weights: list[tuple[int, np.float32]]) -> Floats:
+    scores = np.zeros(len(columns[0]), np.float32)
+    for column, weight in weights:
+        scores += columns[column] * weight
+    return scores

@@ -12,12 +12,13 @@ import pytest
 from features.engagement import Kind, Task
 from features.item_table import ItemTable
 from features.model_inputs import RequestInputs, pack_inputs, request_inputs, unpack_inputs
-from features.vector import Context
+from features.vector import COLUMN_NAMES, Context
 from infra.clock import now_ms
 from infra.errors import NowrankError
 from infra.settings import Settings
 from model.artifact import load_artifact
 from nowrank.cli import main
+from serving.fallback import popularity_scores
 from serving.process import ScorerProcess
 from serving.reproduce import find_ranking, read_titles, reproduce, reproduce_logged
 from streams.audit.log_reader import LogReader
@@ -79,6 +80,15 @@ def test_an_answer_without_a_model_is_reproduced_without_one(world_settings: Set
     ranking, scores = reproduce_logged(settings, ranking_id)
     assert ranking.model == "popularity"
     assert all(one.is_equal for one in scores)
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_a_title_without_a_model_scores_the_same_whatever_is_scored_with_it(task: Task) -> None:
+    pairs_NF = 3 * np.random.default_rng(5).random((500, len(COLUMN_NAMES)), np.float32)
+    scores_N = popularity_scores(pairs_NF, task)
+    alone = [popularity_scores(pairs_NF[[row]], task)[0] for row in range(500)]
+    assert alone == scores_N.tolist()
+    assert popularity_scores(np.asfortranarray(pairs_NF[7:10]), task).tolist() == scores_N[7:10].tolist()
 
 
 def test_the_command_compares_and_names_what_it_cannot_find(
