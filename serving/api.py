@@ -37,6 +37,7 @@ from serving.rank import Ranker
 log = logging.getLogger(__name__)
 
 JSON_TYPE = "application/json"
+NDJSON_TYPES = {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
 UNREAD = {"oversized", "slow_body", "overloaded"}
 # The documentation page is one file of ours: it may run its own script and talk to this scorer, and nothing else.
 DOCS_HEADERS = {
@@ -73,11 +74,13 @@ class Api:
 
     async def events(self, request: Request) -> Response:
         """POST /events"""
-        return _taken(await self.intake.take_events(await self.bodies.read(request, MAX_EVENTS_BYTES)))
+        body = await self.bodies.read(request, MAX_EVENTS_BYTES)
+        return _taken(await self.intake.take_events(body, is_lines=_is_ndjson(request)))
 
     async def items(self, request: Request) -> Response:
         """POST /items"""
-        return _taken(await self.intake.take_items(await self.bodies.read(request, MAX_EVENTS_BYTES)))
+        body = await self.bodies.read(request, MAX_EVENTS_BYTES)
+        return _taken(await self.intake.take_items(body, is_lines=_is_ndjson(request)))
 
     async def reload_model(self) -> Health:
         """Look for a new model now; what answers afterwards."""
@@ -138,6 +141,10 @@ def build_app(api: Api, lifespan: Lifespan[Starlette]) -> Starlette:
         },
         lifespan=lifespan,
     )
+
+
+def _is_ndjson(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() in NDJSON_TYPES
 
 
 def _taken(taken: Taken) -> Response:

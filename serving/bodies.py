@@ -75,13 +75,13 @@ class BodyReader:
         return body
 
 
-async def parse_many(body: bytes, convert: Callable[[Any], T]) -> Parsed:
+async def parse_many(body: bytes, convert: Callable[[Any], T], *, is_lines: bool = False) -> Parsed:
     """One JSON object, an array of them, or one per line (NDJSON), each through `convert`, a slice at a time.
 
-    Raises `InvalidRequest` for anything else.
+    `is_lines` says that the caller calls it NDJSON. Raises `InvalidRequest` for anything else.
     """
     parsed = Parsed([], [], [])
-    async for some in in_slices(enumerate(_split(body))):
+    async for some in in_slices(enumerate(_split(body, is_lines))):
         for index, value in some:
             try:
                 thing = convert(value.read() if isinstance(value, _Line) else value)
@@ -102,21 +102,32 @@ class _Line(bytes):
         return decode_json(self)
 
 
-def _split(body: bytes) -> list[Any]:
+def _split(body: bytes, is_lines: bool) -> list[Any]:
     brackets = body.count(b"{") + body.count(b"[")
     if brackets > MAX_BRACKETS:
         raise InvalidRequest("oversized", f"the body opens {brackets} brackets; at most {MAX_BRACKETS} go into one")
-    lines = [_Line(found[0]) for found in islice(_FILLED_LINE.finditer(body), MAX_EVENTS + 1)]
-    if len(lines) > 1 and _is_object(lines[0]):
-        values: list[Any] = lines
-    else:
+    try:
         whole = decode_json(body)
-        values = whole if isinstance(whole, list) else [whole]
+        values: list[Any] = whole if isinstance(whole, list) else [whole]
+    except InvalidRequest:
+        values = _lines(body)
+        if not is_lines and not _look_like_lines(values):
+            raise
     if not values:
         raise InvalidRequest("empty", "the array is empty; send at least one")
     if len(values) > MAX_EVENTS:
         raise InvalidRequest("oversized", f"the body holds more than {MAX_EVENTS}; send them in several requests")
     return values
+
+
+def _lines(body: bytes) -> list[_Line]:
+    """The lines that are not blank; of too many one too many."""
+    return [_Line(found[0]) for found in islice(_FILLED_LINE.finditer(body), MAX_EVENTS + 1)]
+
+
+def _look_like_lines(lines: list[_Line]) -> bool:
+    """Whether any is an object; the lines of an array that was cut off are none, though its last one may look so."""
+    return len(lines) > 1 and not lines[0].startswith(b"[") and any(map(_is_object, lines))
 
 
 def _is_object(line: bytes) -> bool:

@@ -5,8 +5,9 @@ Enters: bodies of `POST /events` and `POST /items`. Leaves: `Taken`, or `BrokerU
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from features.catalogue import Item
@@ -45,13 +46,16 @@ class Intake:
         self._next_try_s = 0.0
         self._in_flight = 0
 
-    async def take_events(self, body: bytes) -> Taken:
-        """Deliver every event of a body that follows the rules; raises `InvalidRequest`, `BrokerUnavailable`."""
-        return await self._take(body, self._to_event, self._send_events)
+    async def take_events(self, body: bytes, *, is_lines: bool = False) -> Taken:
+        """Deliver every event of a body that follows the rules; `is_lines` where its caller calls it NDJSON.
 
-    async def take_items(self, body: bytes) -> Taken:
-        """Deliver every title of a body that follows the rules; raises like `take_events`."""
-        return await self._take(body, convert_item, self._send_items)
+        Raises `InvalidRequest`, `BrokerUnavailable`.
+        """
+        return await self._take(partial(parse_many, body, self._to_event, is_lines=is_lines), self._send_events)
+
+    async def take_items(self, body: bytes, *, is_lines: bool = False) -> Taken:
+        """Deliver every title of a body that follows the rules, as `take_events` does."""
+        return await self._take(partial(parse_many, body, convert_item, is_lines=is_lines), self._send_items)
 
     def close(self) -> None:
         """Let go of the broker."""
@@ -65,13 +69,13 @@ class Intake:
         to_engagement(event, now_ms(), 1000 * self._settings.future_limit_s)
         return event
 
-    async def _take(self, body: bytes, convert: Callable[[Any], Any], send: Callable[[list[Any]], None]) -> Taken:
+    async def _take(self, parse: Callable[[], Awaitable[Parsed]], send: Callable[[list[Any]], None]) -> Taken:
         if self._in_flight >= MAX_IN_FLIGHT:
             raise BrokerUnavailable(f"{MAX_IN_FLIGHT} requests are waiting for the broker already; try again later")
         self._in_flight += 1
         try:
             async with self._parsing:
-                parsed = await parse_many(body, convert)
+                parsed = await parse()
             lost = await self._deliver(parsed, send) if parsed.values else []
         finally:
             self._in_flight -= 1

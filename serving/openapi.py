@@ -103,10 +103,10 @@ def _intake(name: str, summary: str, types: list[type]) -> dict[str, Any]:
         "tags": ["input"],
         "summary": summary,
         "description": (
-            "One, an array, or one per line (NDJSON). Answers when Kafka has acknowledged what was accepted; what was "
-            "rejected is named with its place and its reason; when nothing is accepted the answer is 422. Whole "
-            "numbers are written without a decimal point, and no time is more than `NOWRANK_FUTURE_LIMIT_S` ahead. At "
-            f"most {MAX_EVENTS} and {MAX_EVENTS_BYTES} bytes."
+            "One, an array, or one per line (NDJSON; a broken line spoils only itself). Answers when Kafka has "
+            "acknowledged what was accepted; what was rejected is named with its place and its reason; when nothing is "
+            "accepted the answer is 422. Whole numbers are written without a decimal point, and no time is more than "
+            f"`NOWRANK_FUTURE_LIMIT_S` ahead. At most {MAX_EVENTS} and {MAX_EVENTS_BYTES} bytes."
         ),
         "requestBody": _body(
             {

@@ -112,6 +112,31 @@ def test_broken_line_spoils_only_itself(client: httpx.Client) -> None:
     ]
 
 
+@pytest.mark.parametrize("broken", ['{"type": "click", ', "oops", ""], ids=["cut off", "no JSON", "none"])
+def test_broken_first_line_spoils_only_itself(client: httpx.Client, broken: str) -> None:
+    body = "\n".join([broken, json.dumps(event()), json.dumps(event())])
+    answer = client.post("/events", content=body).json()
+    assert answer["accepted"] == 2
+    assert [rejected["reason"] for rejected in answer["rejected"]] == ["malformed_json"] * bool(broken)
+
+
+def test_lines_that_are_called_so_are_each_named_when_all_are_broken(client: httpx.Client) -> None:
+    answer = client.post("/events", content="oops\noops\n", headers={"Content-Type": "application/x-ndjson"})
+    assert answer.status_code == 422
+    assert [(rejected["index"], rejected["reason"]) for rejected in answer.json()["rejected"]] == [
+        (0, "malformed_json"),
+        (1, "malformed_json"),
+    ]
+    assert client.post("/events", content="oops\noops\n").status_code == 400
+
+
+def test_an_array_that_was_cut_off_is_not_taken_for_lines(client: httpx.Client) -> None:
+    body = json.dumps([event(), event()], indent=0).replace("{\n", "{").replace(',\n"', ',"').replace("\n}", "}")
+    assert client.post("/events", content=body).json()["accepted"] == 2
+    answer = client.post("/events", content=body.rstrip("]"))
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:nowrank:problem:malformed-json")
+
+
 def test_title_that_is_posted_can_be_searched_for(client: httpx.Client) -> None:
     name = f"Xylophone Dreams {uuid.uuid4().hex[:6]}"
     assert client.post("/items", json={"item_id": name[-6:], "title": name}).json() == {"accepted": 1, "rejected": []}

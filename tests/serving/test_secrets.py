@@ -70,7 +70,7 @@ class BrokenRanker:
 
 
 class BrokenIntake:
-    async def take_events(self, body: bytes) -> Any:
+    async def take_events(self, body: bytes, *, is_lines: bool) -> Any:
         raise RuntimeError(f"cannot take {body!r}")
 
 
