@@ -22,7 +22,7 @@ from model.clusters import member_means
 from model.config import TrainConfig
 from model.progress import Progress
 from model.rank_graph import guarded
-from model.ranking_metrics import ndcg
+from model.ranking_metrics import ndcg, ranks_of
 from model.replay_dataset import Examples
 from model.unicorn import Unicorn
 from model.weight_average import WeightAverage
@@ -178,8 +178,8 @@ def logits_of(model: Unicorn, catalogue: Catalogue, examples: Examples) -> NDArr
 def sampled_ndcg(logits_BK: NDArray[np.float64], examples: Examples) -> float:
     """NDCG@10 of the positive labels among their sampled candidates: to compare runs by, not for claims."""
     rows = examples.labels_BK[:, 0] > 0
-    higher_BK = (logits_BK > logits_BK[:, :1]) & (examples.slots_BK > 0)
-    return float(ndcg(higher_BK[rows].sum(axis=1).astype(np.float64)).mean()) if rows.any() else 0.0
+    scores_BK = np.where(examples.slots_BK > 0, logits_BK, -np.inf)[rows]
+    return float(ndcg(ranks_of(scores_BK, 0)).mean()) if rows.any() else 0.0
 
 
 def calibrate(logits_BK: NDArray[np.float64], examples: Examples, tasks: int) -> tuple[tuple[float, float], ...]:

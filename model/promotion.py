@@ -4,8 +4,8 @@ Enters: two artifacts and held-out data, served or of a log. Leaves: a verdict b
 
 Both artifacts score the same titles of the same requests, after the time at which either of them stopped learning. A
 task passes when the candidate's NDCG@10 is not worse (the lower end of the paired interval, as a share of the current
-mean, is at least -margin) and its probabilities are calibrated (expected calibration error at most the bound, as a
-share of the mean label: what is rare in a catalogue is common among what is shown).
+mean, is at least -margin, of at least LEAST_USERS users) and its probabilities are calibrated (expected calibration
+error at most the bound, as a share of the mean label: what is rare in a catalogue is common among what is shown).
 """
 
 from collections import defaultdict
@@ -30,6 +30,9 @@ from streams.labels import Log
 from streams.served_log import ServedLog
 
 TASKS = {int(task): name for name, task in TASK_NAMES.items()}
+# Below it the interval says nothing: one user's has no width.
+LEAST_USERS = 3
+
 Floats = NDArray[np.float64]
 
 
@@ -145,13 +148,16 @@ def judge(tallies: dict[str, Tally], has_current: bool, bounds: Bounds) -> list[
 
 
 def list_ndcg(logits_N: Floats, labels_N: Floats) -> float:
-    """NDCG@10 of a list with any number of right titles; equal scores keep the order of the list, and one
-    that is not finite stands last.
+    """NDCG@10 of a list with any number of right titles. Equal scores are worth the mean of their places: the list
+    itself is in the order of the model that served it. A score that is not finite is worth the last place.
     """
-    order = np.argsort(-np.where(np.isfinite(logits_N), logits_N, -np.inf), kind="stable")[:CUT]
-    discounts = 1.0 / np.log2(np.arange(min(CUT, len(labels_N))) + 2.0)
-    best = np.sort(labels_N)[::-1][:CUT]
-    return float((labels_N[order] * discounts).sum() / (best * discounts).sum())
+    discounts_N = np.where(np.arange(len(labels_N)) < CUT, 1.0 / np.log2(np.arange(len(labels_N)) + 2.0), 0.0)
+    is_finite_N = np.isfinite(logits_N)
+    _, group_N, sizes = np.unique(-np.where(is_finite_N, logits_N, -np.inf), return_inverse=True, return_counts=True)
+    means = np.add.reduceat(discounts_N, np.cumsum(sizes) - sizes) / sizes
+    expected_N = np.where(is_finite_N, means[group_N], discounts_N[-1])
+    best_N = np.sort(labels_N)[::-1]
+    return float((labels_N * expected_N).sum() / (best_N * discounts_N).sum())
 
 
 def _judge_task(task: str, tally: Tally, has_current: bool, bounds: Bounds, rng: np.random.Generator) -> TaskVerdict:
@@ -173,6 +179,8 @@ def _judge_task(task: str, tally: Tally, has_current: bool, bounds: Bounds, rng:
         current = np.array(tally.gains[1])
         current_mean = float(current.mean())
         users = np.unique(tally.users, return_inverse=True)[1]
+        if users.max() + 1 < LEAST_USERS:
+            reasons.append(f"users who engaged with a title: {users.max() + 1}; comparing takes at least {LEAST_USERS}")
         interval = paired_interval(candidate - current, users, bounds.resamples, rng)
         low, high = (end / max(current_mean, 1e-9) for end in (interval.low, interval.high))
         if low < -bounds.margin:

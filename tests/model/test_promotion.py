@@ -36,6 +36,37 @@ def test_ndcg_of_a_list_counts_every_right_title() -> None:
     assert list_ndcg(np.array([1.0, 2.0]), np.array([1.0, 0.0])) == pytest.approx(1 / np.log2(3))
 
 
+def test_equal_scores_are_worth_the_mean_of_their_places_wherever_the_list_has_them() -> None:
+    discounts = 1 / np.log2(np.arange(10) + 2.0)
+    for place in range(20):
+        assert list_ndcg(np.zeros(20), np.eye(20)[place]) == pytest.approx(discounts.sum() / 20)
+    tied = np.array([1.0, 3.0, 3.0, np.nan])
+    assert [list_ndcg(tied, np.eye(4)[place]) for place in range(4)] == pytest.approx(
+        [discounts[2], discounts[:2].mean(), discounts[:2].mean(), discounts[3]]
+    )
+    assert list_ndcg(tied, np.array([1.0, 1.0, 0.0, 0.0])) == pytest.approx(
+        (discounts[2] + discounts[:2].mean()) / discounts[:2].sum()
+    )
+    assert list_ndcg(np.full(20, np.nan), np.eye(20)[0]) == 0.0
+
+
+def test_a_candidate_that_scores_every_title_alike_is_worse_than_the_one_that_chose_their_order() -> None:
+    rng, chance, seen = np.random.default_rng(0), 0.5 / (np.arange(12) + 1), Tally()
+    for number in range(400):
+        labels = (rng.random(12) < chance).astype(float)
+        seen.add(f"u{number % 60}", labels, [(np.zeros(12), np.full(12, chance.mean())), (-np.arange(12.0), chance)])
+    [verdict] = judge({"pre_query": seen}, True, Bounds())
+    assert verdict.high is not None
+    assert verdict.high < -0.2
+    assert len(verdict.reasons) == 1
+
+
+def test_two_users_are_too_few_to_compare_by_and_three_are_not() -> None:
+    few, enough = (judge({"search": tally([0.0] * count, [0.0] * count)}, True, Bounds())[0] for count in (2, 3))
+    assert few.reasons == ("users who engaged with a title: 2; comparing takes at least 3",)
+    assert enough.reasons == ()
+
+
 def test_a_candidate_that_is_as_good_passes_and_one_that_may_be_worse_does_not() -> None:
     rng = np.random.default_rng(0)
     current = rng.random(400).tolist()

@@ -11,7 +11,7 @@ from infra.errors import BadInput, NowrankError
 from model.artifact import load_artifact
 from model.batches import Catalogue
 from model.config import Personalisation, TrainConfig
-from model.fit import fit, logits_of, mean_loss, standardise
+from model.fit import fit, logits_of, mean_loss, sampled_ndcg, standardise
 from model.progress import Silent
 from model.ranking_metrics import auc
 from model.replay import Replay
@@ -60,6 +60,16 @@ def test_a_taste_in_the_log_is_learned(small_log: Log) -> None:
 @pytest.mark.slow
 def test_shuffled_labels_teach_nothing(small_log: Log) -> None:
     assert _fitted_auc(small_log, shuffle=True) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_sampled_ndcg_counts_equal_scores_as_half_above_and_leaves_padding_out() -> None:
+    slots, labels = np.array([[1, 2, 3, 4, 0], [5, 6, 7, 8, 9]]), np.array([[1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    examples = Examples(
+        {}, slots, labels.astype(np.float32), np.zeros((2, 5, 1), np.float32), np.ones((2, 5), np.float32)
+    )
+    assert sampled_ndcg(np.array([[2.0, 1.0, 1.0, 1.0, 9.0], np.zeros(5)]), examples) == 1.0
+    assert 0.3 < sampled_ndcg(np.zeros((2, 5)), examples) < 0.7
+    assert sampled_ndcg(np.array([[np.nan, 1.0, 1.0, 1.0, 9.0], np.zeros(5)]), examples) < 0.4
 
 
 def test_a_network_that_diverges_has_the_greatest_loss_and_is_refused(small_log: Log) -> None:
