@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -48,8 +49,10 @@ class PositionBias(nn.Module):
         return -(labels_BK * log_engaged_BK + (1 - labels_BK) * log_not_BK)
 
 
-def inverse_propensities(propensities_BK: Floats) -> Floats:
-    """1 / propensity, at most GREATEST_WEIGHT times the median, with a mean of 1."""
-    weights_BK = 1.0 / np.maximum(propensities_BK, 1e-6)
-    weights_BK = np.minimum(weights_BK, GREATEST_WEIGHT * np.median(weights_BK))
-    return np.asarray(weights_BK / weights_BK.mean(), np.float32)
+def inverse_propensities(propensities_BK: Floats, is_shown_BK: NDArray[np.bool_]) -> Floats:
+    """1 / propensity, at most GREATEST_WEIGHT times the median, mean 1: both of what was shown. Padding gets 0."""
+    weights_N = 1.0 / np.maximum(propensities_BK[is_shown_BK], 1e-6)
+    weights_N = np.minimum(weights_N, GREATEST_WEIGHT * np.median(weights_N))
+    weights_BK = np.zeros(propensities_BK.shape, np.float32)
+    weights_BK[is_shown_BK] = weights_N / weights_N.mean()
+    return weights_BK

@@ -74,14 +74,15 @@ class ServedFit:
             request, candidates = drop_sides(request, candidates, self.config.side_dropout)
         logits_BK = self.model(request, candidates).logits
         positions_BK, labels_BK = torch.from_numpy(served.positions_BK), torch.from_numpy(examples.labels_BK)
-        weights_BK = torch.from_numpy((examples.slots_BK > 0).astype(np.float32))
+        is_shown_BK = examples.slots_BK > 0
+        weights_BK = torch.from_numpy(is_shown_BK.astype(np.float32))
         if self.correction == "examination":
             losses_BK = self.bias.examined_loss(logits_BK, request.task, positions_BK, labels_BK)
             return (losses_BK * weights_BK).sum() / weights_BK.sum()
         if self.correction == "position":
             logits_BK = logits_BK + self.bias(request.task, positions_BK)
         elif self.correction == "ips":
-            weights_BK = weights_BK * torch.from_numpy(inverse_propensities(served.propensities_BK))
+            weights_BK = torch.from_numpy(inverse_propensities(served.propensities_BK, is_shown_BK))
         total = binary_cross_entropy_with_logits(logits_BK, labels_BK, weights_BK, reduction="sum")
         return total / weights_BK.sum()
 

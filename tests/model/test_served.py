@@ -200,6 +200,17 @@ def test_what_is_not_examined_says_nothing_about_a_title() -> None:
 
 
 def test_weights_are_inverse_propensities_with_a_mean_of_one_and_a_limit() -> None:
-    weights = inverse_propensities(np.array([[0.5, 0.25, 0.25]], np.float32))
+    weights = inverse_propensities(np.array([[0.5, 0.25, 0.25]], np.float32), np.ones((1, 3), np.bool_))
     np.testing.assert_allclose(weights, [[0.6, 1.2, 1.2]], rtol=1e-6)
-    assert inverse_propensities(np.array([[1e-9] + [1.0] * 99], np.float32)).max() < 20
+    rare = np.array([[1e-9] + [1.0] * 99], np.float32)
+    assert inverse_propensities(rare, np.ones(rare.shape, np.bool_)).max() < 20
+
+
+def test_padding_changes_no_weight_of_what_was_shown() -> None:
+    propensities = np.array([[0.01, 0.1, 0.1], [0.1, 0.1, 0.1]], np.float32)
+    padded = np.concatenate([propensities, np.ones((2, 30), np.float32)], axis=1)
+    shown = np.arange(33) < np.array([[3], [3]])
+    weights = inverse_propensities(padded, shown)
+    np.testing.assert_array_equal(weights[:, :3], inverse_propensities(propensities, np.ones((2, 3), np.bool_)))
+    assert weights[0, 0] == pytest.approx(10 * weights[0, 1])
+    assert not weights[:, 3:].any()
