@@ -10,7 +10,7 @@ lists that take some of those away. Facts are only ever added, so their number i
 facts supersede those made from fewer, in whatever order and however often they are sent.
 """
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -112,8 +112,8 @@ def to_reaction(engagement: Engagement, ranking_id: str | None) -> Reaction:
 def join(lists: Iterable[ShownList], reactions: Iterable[Reaction], window_ms: int) -> dict[str, ListOutcome]:
     """What became of each list of one user.
 
-    A reaction that names a list belongs to that list. Another one belongs to the newest list that showed its title
-    before it and at most `window_ms` before the play began (a click or thumb: before it happened).
+    A reaction that names a list belongs to that list. Another one belongs to the newest list that showed its title at
+    most `window_ms` before the play began (a click or thumb: before it happened).
     """
     outcomes = {shown.ranking_id: ListOutcome(shown) for shown in lists}
     by_item: dict[str, list[ShownList]] = defaultdict(list)
@@ -125,8 +125,9 @@ def join(lists: Iterable[ShownList], reactions: Iterable[Reaction], window_ms: i
         if reaction.ranking_id is not None:
             possible = [shown for shown in showing if shown.ranking_id == reaction.ranking_id]
         else:
-            end = bisect_right(showing, reaction.event_ts_ms, key=lambda shown: shown.event_ts_ms)
-            possible = [shown for shown in showing[:end] if reaction.begin_ms <= shown.event_ts_ms + window_ms]
+            times_ms = [shown.event_ts_ms for shown in showing]
+            begin, end = bisect_left(times_ms, reaction.begin_ms - window_ms), bisect_right(times_ms, reaction.begin_ms)
+            possible = showing[begin:end]
         for place, shown in enumerate(possible):
             outcome = outcomes[shown.ranking_id]
             outcome.version += 1

@@ -86,6 +86,18 @@ def test_a_play_belongs_to_the_list_before_its_beginning_however_long_it_is() ->
     assert member.outcomes()["r1"].items["a"].watched_percent == 74
 
 
+def test_a_play_does_not_belong_to_a_list_that_was_shown_while_it_ran() -> None:
+    member = Member()
+    member.sees("before", 0, "a")
+    member.sees("while", 2 * MINUTE_MS, "a", "b")
+    member.plays("a", at_ms=10 * MINUTE_MS, watched_ms=9 * MINUTE_MS)
+    member.plays("b", at_ms=10 * MINUTE_MS, watched_ms=9 * MINUTE_MS)
+    outcomes = member.outcomes()
+    assert outcomes["before"].items["a"].watched_percent == 8
+    assert (outcomes["while"].version, outcomes["while"].items) == (1, {})
+    assert outcomes["before"].rivals == set()
+
+
 def test_the_newest_thumb_counts_in_whatever_order_they_come() -> None:
     for order in ((1, 2), (2, 1)):
         member = Member()
