@@ -42,7 +42,8 @@ class Scope:
     """How much is evaluated: at most `max_labels` of each task (None: all), bootstrapped `resamples` times.
 
     `quick` tests QUICK_LABELS of each task where `max_labels` is None, and of a long log begins with an empty state
-    QUICK_EVENTS before its end; `without` leaves out baselines that take a while to fit, by name: "ials", "sasrec".
+    QUICK_EVENTS before the end of the training part; `without` leaves out baselines that take a while to fit, by name:
+    "ials", "sasrec".
     """
 
     max_labels: int | None = None

@@ -64,13 +64,16 @@ def first_part(log: Log, hours: float | None, max_events: int | None) -> Log:
 
 
 def newest_part(log: Log, begin_ms: int, max_events: int) -> Log:
-    """The log without its oldest labels, so that about `max_events` stay; all labels since `begin_ms` stay."""
+    """The log without its oldest labels, so that of the events of labels before `begin_ms` at most `max_events` stay;
+    all labels since then stay.
+    """
     total, kept = 0, len(log.labels)
     while kept > 0:
         label = log.labels[kept - 1]
-        total += len(label.events)
-        if total > max_events and label.ts_ms < begin_ms:
-            break
+        if label.ts_ms < begin_ms:
+            total += len(label.events)
+            if total > max_events:
+                break
         kept -= 1
     return log if kept == 0 else replace(log, labels=log.labels[kept:])
 

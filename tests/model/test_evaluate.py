@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from infra.errors import BadInput
+from model import evaluate
 from model.artifact import load_artifact
 from model.ease_baseline import FittedEase
 from model.evaluate import Scope, artifact_parts, evaluate_artifact, log_parts, model_scores
@@ -244,3 +245,19 @@ def test_a_log_in_which_nobody_takes_a_new_title_is_refused_not_reported_as_empt
     with pytest.raises(BadInput, match="none of the 4 tested labels has a rank") as caught:
         evaluate_artifact(Log(items, labels), None, Scope(resamples=10, without=("sasrec", "ials")))
     assert caught.value.reason == "nothing_to_rank"
+
+
+def test_a_quick_evaluation_of_a_long_log_tunes_with_the_events_before_the_middle_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = make_log(users=60)
+    parts, scope = log_parts(log), Scope(max_labels=5, resamples=10, quick=True, without=("sasrec", "ials"))
+    before = [label for label in log.labels if label.ts_ms < parts.train_end_ms]
+    # As many events as the middle and the test part have: they must not use the allowance up.
+    allowed = sum(len(label.events) for label in log.labels[len(before) :])
+    monkeypatch.setattr(evaluate, "QUICK_EVENTS", allowed)
+    seen: list[int] = []
+    monkeypatch.setattr(FittedEase, "fit", lambda _self, replay, _grid: seen.append(len(replay.counted_slots)))
+    result = evaluate_artifact(log, None, scope)
+    assert result["labels_left_out"] == len(before) - allowed // 3
+    assert seen[0] == allowed // 3

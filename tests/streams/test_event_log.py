@@ -152,6 +152,8 @@ def test_the_first_part_and_the_newest_part_keep_whole_labels() -> None:
     assert [label.item_id for label in first_part(log, None, 3).labels] == ["t0", "t1", "t2"]
     assert [label.item_id for label in first_part(log, 4, None).labels] == ["t0", "t1", "t2"]
     last = log.labels[-1].ts_ms
-    assert [label.item_id for label in newest_part(log, last, 3).labels] == ["t7", "t8", "t9"]
-    assert len(newest_part(log, log.labels[4].ts_ms, 3).labels) == 6
+    assert [label.item_id for label in newest_part(log, last, 3).labels] == ["t6", "t7", "t8", "t9"]
+    assert [label.item_id for label in newest_part(log, log.labels[4].ts_ms, 3).labels] == [
+        f"t{one}" for one in range(1, 10)
+    ]
     assert newest_part(log, last, 100) is log
