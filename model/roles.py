@@ -3,7 +3,7 @@
 Enters: a log and where its parts end. Leaves: the role of each label that is drawn. Called by the evaluation.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -40,16 +40,14 @@ class Roles:
 
 
 def draw_roles(log: Log, parts: Parts, max_labels: int | None, rng: np.random.Generator) -> Roles:
-    """At most `max_labels` positive labels of each task test, the same share of the others check the calibration;
+    """At most `max_labels` positive labels of each task test, the same share of its others check the calibration;
     TUNING_LABELS of each task's middle part tune, the later half of them the blend.
     """
     roles = Roles()
     test = [label for label in log.labels if label.ts_ms >= parts.middle_end_ms]
     chosen = choose_labels([label for label in test if label.positive], max_labels, rng)
     roles.by_label.update(dict.fromkeys(chosen, "test"))
-    share = len(chosen) / max(1, sum(label.positive for label in test))
-    others = [label for label in test if not label.positive]
-    roles.by_label.update({id(others[place]): "calibrate" for place in np.flatnonzero(rng.random(len(others)) < share)})
+    roles.by_label.update(dict.fromkeys(choose_others(test, chosen, rng), "calibrate"))
     middle = [label for label in log.labels if parts.train_end_ms <= label.ts_ms < parts.middle_end_ms]
     tuning = choose_labels([label for label in middle if label.positive], TUNING_LABELS, rng)
     by_task: dict[str, list[Label]] = defaultdict(list)
@@ -74,6 +72,21 @@ def choose_labels(labels: Sequence[Label], max_labels: int | None, rng: np.rando
         count = len(of_task) if max_labels is None else min(max_labels, len(of_task))
         chosen |= {id(of_task[index]) for index in rng.permutation(len(of_task))[:count]}
     return chosen
+
+
+def choose_others(labels: Sequence[Label], chosen: set[int], rng: np.random.Generator) -> set[int]:
+    """The object ids of some labels that are not positive: of each task about the share that `chosen` is of the
+    positive ones, so that both together are as often positive as all labels.
+    """
+    positive = Counter(label.task for label in labels if label.positive)
+    taken = Counter(label.task for label in labels if id(label) in chosen)
+    others = [label for label in labels if not label.positive]
+    rolls = rng.random(len(others)).tolist()
+    return {
+        id(label)
+        for label, roll in zip(others, rolls, strict=True)
+        if roll < taken[label.task] / max(1, positive[label.task])
+    }
 
 
 def _next_items(labels: list[Label], chosen: set[int]) -> dict[int, str]:

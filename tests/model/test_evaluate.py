@@ -216,6 +216,20 @@ def test_labels_tune_on_the_middle_part_and_test_after_it(small_log: Log) -> Non
     assert not {label for label, role in roles.by_label.items() if role == "calibrate"} & positive
 
 
+def test_what_checks_the_calibration_of_a_task_is_as_often_positive_as_its_labels() -> None:
+    draw = np.random.default_rng(1)
+    labels = [
+        make_label(f"u{place}", "t1", place, positive=draw.random() < 0.4, task="search" if place % 20 else "pre_query")
+        for place in range(1, 4001)
+    ]
+    roles = draw_roles(Log([], labels), Parts(0, 0), 150, np.random.default_rng(0))
+    for task in ("search", "pre_query"):
+        of_task = [label for label in labels if label.task == task]
+        drawn = [label for label in of_task if id(label) in roles.by_label]
+        share, expected = (sum(label.positive for label in some) / len(some) for some in (drawn, of_task))
+        assert share == pytest.approx(expected, abs=0.06), task
+
+
 def test_a_search_for_a_removed_title_looks_for_the_next_one_that_was_liked() -> None:
     items = make_log().items
     ms = 1_700_000_000_000
