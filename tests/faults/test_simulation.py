@@ -21,7 +21,7 @@ from tests.faults.simulation_run import FAULTS, run
 from tests.faults.simulation_store import PROJECT, SimulatedRedis, SimulatedStore
 
 CHUNK = 50
-FAST_CHUNKS, SLOW_CHUNKS = range(2), range(2, 65)
+FAST_CHUNKS, SLOW_CHUNKS = range(2), range(2, 41)
 MOST_SEEDS_UNTIL_NOTICED = 400
 
 
