@@ -77,7 +77,11 @@ class RankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     ) = None
     pinned: Annotated[
         list[ListedId],
-        Meta(max_length=MAX_PINNED, description="titles that stand first, in this order, whatever their scores"),
+        Meta(
+            max_length=MAX_PINNED,
+            description="titles that stand first, in this order, whatever their scores; "
+            "with `groups` also at the head of the first row",
+        ),
     ] = []
     blocked: Annotated[
         list[ListedId], Meta(max_length=MAX_CANDIDATES, description="titles that must not be in the answer")

@@ -82,13 +82,15 @@ class _Row:
     reason_item_id: str | None = None
 
 
-def make_groups(grounds: Grounds, rows: int, per_row: int) -> list[Group]:
+def make_groups(grounds: Grounds, rows: int, per_row: int, pinned: int = 0) -> list[Group]:
     """At most `rows` groups of at most `per_row` titles, no title twice; the same grounds give the same groups.
 
-    When `per_row` is under LEAST_TITLES, it is also the least. Cost: for each row shown, the titles of those left.
+    The first `pinned` of the ranking stand at the head of the first group, whatever it is of; those that it cannot
+    hold go on in the next. When `per_row` is under LEAST_TITLES, it is also the least. Cost: for each row shown, the
+    titles of those left.
     """
     waiting = _search_rows(grounds) if grounds.query else _pre_query_rows(grounds)
-    taken: set[int] = set()
+    heads, taken = list(range(pinned)), set[int]()
     groups: list[Group] = []
     while len(groups) < rows:
         free = [(row, list(islice((place for place in row.places if place not in taken), per_row))) for row in waiting]
@@ -97,7 +99,9 @@ def make_groups(grounds: Grounds, rows: int, per_row: int) -> list[Group]:
             break
         best, shown = min(offers, key=lambda offer: _standing(grounds, *offer))
         waiting = [row for row, _ in offers if row is not best]
-        taken.update(shown)
+        head, heads = heads[:per_row], heads[per_row:]
+        shown = [*head, *(place for place in shown if place not in head)][:per_row]
+        taken.update(shown, heads)
         groups.append(_to_group(grounds, best, shown))
     return groups
 

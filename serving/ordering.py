@@ -44,10 +44,10 @@ class Ordering:
             places = {item_id: place for place, item_id in enumerate(before)}
             shown = {index: places[item_id] for index, item_id in enumerate(item_ids) if item_id in places}
             indices = stabilise(indices, scored.scores_N, shown, rules.stability_places, rules.stability_margin)
-        order = explore(indices, request.limit, rules.exploration, random.Random(ranking_id))
-        if request.pinned:
-            index_of = {item_id: index for index, item_id in enumerate(item_ids)}
-            order = pin(order, [index_of[item_id] for item_id in dict.fromkeys(request.pinned)], request.limit)
+        pinned = _pinned(request, item_ids)
+        others = [index for index in indices if index not in pinned] if pinned else indices
+        order = explore(others, request.limit - len(pinned), rules.exploration, random.Random(ranking_id))
+        order = pin(order, pinned, request.limit)
         self._remember(question, before, [item_ids[index] for index in order.indices], request, context.now_ms)
         return order
 
@@ -65,11 +65,9 @@ class Ordering:
         """
         question = _to_question(request, context.query)
         before = self.shown.before(question, context.now_ms)
-        index_of = {item_id: index for index, item_id in enumerate(item_ids)} if request.pinned else {}
-        pinned = [index_of[item_id] for item_id in dict.fromkeys(request.pinned)]
+        pinned = _pinned(request, item_ids)
         first, second = ([index for index in best_first(side, item_ids) if index not in pinned] for side in sides)
-        left = max(0, request.limit - len(pinned))
-        draft = team_draft(first, second, random.Random(f"{ranking_id}\0team"), left)
+        draft = team_draft(first, second, random.Random(f"{ranking_id}\0team"), request.limit - len(pinned))
         order = pin(Order(draft.picks, draft.propensities), pinned, request.limit)
         teams = dict(zip(draft.picks, draft.teams, strict=True))
         self._remember(question, before, [item_ids[index] for index in order.indices], request, context.now_ms)
@@ -112,6 +110,14 @@ def best_first(scored: Scored, item_ids: list[str]) -> list[int]:
         order: list[int] = order_N.tolist()
         return order
     return [index for _, _, index in sorted(zip(falling_N.tolist(), item_ids, range(len(item_ids)), strict=True))]
+
+
+def _pinned(request: RankRequest, item_ids: list[str]) -> list[int]:
+    """The candidates that are pinned, as far as the answer is long enough for them."""
+    if not request.pinned:
+        return []
+    index_of = {item_id: index for index, item_id in enumerate(item_ids)}
+    return [index_of[item_id] for item_id in dict.fromkeys(request.pinned)][: request.limit]
 
 
 def _to_question(request: RankRequest, query: str | None) -> Question:

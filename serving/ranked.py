@@ -93,7 +93,8 @@ def to_groups(scorer: Scorer, context: Context, ranked: Ranked, request: RankReq
     item_ids = [ranked.found.item_ids[index] for index in shown_first]
     scores = ranked.ordered.scored.scores_N[list(shown_first)].tolist()
     grounds = find_grounds(scorer, ranked.ordered.prepared.model, context, item_ids, scores)
-    return make_groups(grounds, request.rows, request.per_row)
+    pinned = min(len(set(request.pinned)), request.limit)  # they stand first
+    return make_groups(grounds, request.rows, request.per_row, pinned)
 
 
 def reading_order(groups: list[Group], ranked: Ranked) -> Ordered:

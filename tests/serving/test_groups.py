@@ -113,6 +113,20 @@ def world_grounds(**more: Any) -> Grounds:
     return Grounds(item_ids=list(items), scores=[-float(place) for place in range(len(items))], items=items, **more)
 
 
+@given(grounds_of_anything(), st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
+def test_pinned_titles_are_read_first_and_the_first_row_is_the_same(
+    grounds: Grounds, rows: int, per_row: int, pinned: int
+) -> None:
+    pinned = min(pinned, len(grounds.item_ids))
+    plain, groups = make_groups(grounds, rows, per_row), make_groups(grounds, rows, per_row, pinned)
+    assert [group.label for group in groups[:1]] == [group.label for group in plain[:1]]
+    assert all(len(group.items) <= per_row for group in groups)
+    shown = titles_of(groups)
+    assert len(shown) == len(set(shown))
+    read_first = shown[:pinned] if len(groups) * per_row >= pinned else shown
+    assert read_first == list(grounds.item_ids[: len(read_first)])
+
+
 def test_long_row_of_weak_titles_does_not_stand_above_a_short_one_of_strong_titles() -> None:
     groups = make_groups(
         world_grounds(country="DE", in_country=["t0", "t1", "t2"], trending=[f"t{number}" for number in range(3, 20)]),
@@ -227,3 +241,11 @@ def test_member_without_history_gets_rows_of_what_is_trending(client: httpx.Clie
     kinds = {group["kind"] for group in answer["groups"]}
     assert kinds <= {"trending", "genre", "decade"}
     assert len(answer["groups"]) > 1
+
+
+def test_rows_show_pinned_titles_first_also_ones_that_nobody_knows(client: httpx.Client) -> None:
+    pinned = ["nobody-knows-this", "t50"]
+    answer = ask(client, groups=True, pinned=pinned)
+    assert [item["item_id"] for item in answer["groups"][0]["items"][:2]] == pinned
+    shown = [item["item_id"] for group in answer["groups"] for item in group["items"]]
+    assert len(shown) == len(set(shown))

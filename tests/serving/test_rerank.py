@@ -20,8 +20,10 @@ from infra.errors import SettingsError
 from infra.metrics import Metrics
 from infra.settings import Settings
 from serving.candidates import BUDGETS, find_candidates
+from serving.contract import RankRequest
 from serving.library import Library
 from serving.near_cache import ItemRow
+from serving.ordering import Ordering
 from serving.process import ScorerProcess
 from serving.rerank import Order, RerankRules, diversify, explore, kendall_distance, parse_rules, pin, stabilise
 from serving.scorer import Scorer
@@ -122,6 +124,20 @@ def test_exploration_shows_each_candidate_at_most_once(candidates: int, count: i
 
 def test_pinned_titles_stand_first_in_their_own_order() -> None:
     assert pin(Order([4, 1, 2], [1.0, 1.0, 0.5]), [2, 7], 3) == Order([2, 7, 4], [1.0, 1.0, 1.0])
+
+
+def test_exploration_draws_for_the_last_place_that_pins_leave() -> None:
+    library = Library(Metrics("scorer"))
+    scorer, item_ids = Scorer(library), [f"n{number}" for number in range(10)]
+    ordering = Ordering(library, Metrics("scorer"), RerankRules(exploration=1.0))
+    context = Context(task=Task.PRE_QUERY, now_ms=now_ms())
+    prepared = scorer.prepare(None, context, library.table.slots(item_ids))
+    scored = scorer.score(prepared, context.task)
+    request = RankRequest(user_id="ann", task="pre_query", limit=3, pinned=["n7"])
+    orders = [ordering.order(str(draw), request, context, item_ids, prepared, scored) for draw in range(200)]
+    assert {tuple(order.indices[:2]) for order in orders} == {(7, 0)}
+    assert {order.indices[2] for order in orders} == {1, 2, 3, 4, 5, 6, 8, 9}
+    assert {order.propensities[2] for order in orders} == {1 / 8}
 
 
 @pytest.mark.parametrize(
