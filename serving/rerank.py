@@ -107,7 +107,7 @@ def stabilise(
 
     `shown_before` has the earlier place of each candidate, counted from 0. A title is let go where its score differs
     from that of the title which stands at the end of its leash by more than `margin`. Places are given from the first:
-    to whoever must stand there now, else to the first in order that may already.
+    to whoever must stand there now, else to the first in order that may already: new titles bring nobody's turn nearer.
     """
     if places <= 0 or not shown_before:
         return list(order)
@@ -120,13 +120,15 @@ def stabilise(
     last_calls = {latest: index for index, (_, latest) in leashes.items()}
     left = dict.fromkeys(order)
     settled: list[int] = []
+    shown_settled = 0
     for place in range(len(order)):
         index = last_calls.get(place)
         if index is None or index not in left:
-            may = (index for index in left if index not in leashes or leashes[index][0] <= place)
-            index = next(may, next(iter(left)))
+            # There is one: the titles that stood before the first of those left are all settled.
+            index = next(index for index in left if index not in leashes or leashes[index][0] <= shown_settled)
         del left[index]
         settled.append(index)
+        shown_settled += index in ranks
     return settled
 
 

@@ -53,6 +53,23 @@ def test_no_shown_title_moves_further_than_its_leash_among_those_shown(
     assert sorted(settled) == sorted(order)
     now = {index: place for place, index in enumerate(settled)}
     assert all(abs(now[index] - place) <= places for index, place in before.items() if place < len(order))
+    among_shown = [index for index in settled if index in before]
+    assert all(abs(among_shown.index(index) - place) <= places for index, place in before.items())
+
+
+def test_new_titles_push_no_shown_title_further_up_among_those_shown() -> None:
+    before = {index: place for place, index in enumerate([2, 0, 4, 7, 5])}
+    settled = stabilise([1, 7, 6, 4, 5, 0, 2, 3], np.zeros(8, np.float32), before, 2, margin=1.0)
+    assert [index for index in settled if index in before].index(7) >= 1
+
+
+@given(refreshes(), st.integers(1, 5), st.integers(0, 1_000))
+def test_titles_that_are_let_go_leave_nobody_without_a_place(
+    refresh: tuple[list[int], dict[int, int]], places: int, seed: int
+) -> None:
+    order, before = refresh
+    scores_N = np.random.default_rng(seed).normal(size=len(order)).astype(np.float32)
+    assert sorted(stabilise(order, scores_N, before, places, margin=0.5)) == sorted(order)
 
 
 @given(refreshes(), st.integers(0, 5))
