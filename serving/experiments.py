@@ -4,10 +4,12 @@ Enters: settings, user ids. Leaves: a variant's name and the folder of its artif
 `process.py`.
 
 A user's variant follows from a hash of the salt and the user's id: it is the same in every process, at every request
-and after a restart, and another salt draws all users anew. Users that leave a variant when its share shrinks go to the
-default one, and nobody else moves.
+and after a restart, and another salt draws all users anew. Variants take their shares in the order of the setting:
+when the share of the last one changes, users move only between it and the default one; when that of another changes,
+those behind it move up or down, and users change among them.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,6 +21,8 @@ from infra.settings import Settings
 DEFAULT = "default"
 # Between the names of two variants, and of their models, that gave an answer together.
 JOINT = "+"
+# Shares of .2, .4, .3 and .1 may be a little more than 1 as floating-point numbers.
+ROUNDING = 1e-9
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
@@ -68,7 +72,7 @@ def parse_experiment(settings: Settings) -> Experiment:
             )
         shares.append((name, share))
     names = [name for name, _ in shares]
-    if len(set(names)) < len(names) or sum(share for _, share in shares) > 1:
+    if len(set(names)) < len(names) or math.fsum(share for _, share in shares) > 1 + ROUNDING:
         raise SettingsError(
             f"NOWRANK_VARIANTS is {settings.variants!r}; names must differ and shares add up to 1 or less"
         )

@@ -34,7 +34,20 @@ def test_a_smaller_share_moves_only_users_to_the_default_variant() -> None:
     assert moved == {("a", "a"), ("a", DEFAULT), (DEFAULT, DEFAULT)}
 
 
-@pytest.mark.parametrize("text", ["a", "a=2", "a=-1", "default=0.5", "A B=0.1", "a=0.6,b=0.6", "a=0.1,a=0.1"])
+def test_a_smaller_share_of_the_first_variant_moves_users_among_those_behind_it() -> None:
+    large, small = Experiment((("a", 0.5), ("b", 0.2)), "s"), Experiment((("a", 0.2), ("b", 0.2)), "s")
+    moved = {(large.assign(user), small.assign(user)) for user in USERS}
+    assert moved == {("a", "a"), ("a", "b"), ("a", DEFAULT), ("b", DEFAULT), (DEFAULT, DEFAULT)}
+
+
+@pytest.mark.parametrize("text", ["a=0.2,b=0.4,c=0.3,d=0.1", "a=0.7,b=0.2,c=0.1", "a=1"])
+def test_shares_may_add_up_to_one_in_decimals(text: str) -> None:
+    assert len(parse_experiment(Settings(variants=text)).shares) == text.count("=")
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a=2", "a=-1", "default=0.5", "A B=0.1", "a=0.6,b=0.6", "a=0.6,b=0.401", "a=0.1,a=0.1"]
+)
 def test_wrong_variants_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="NOWRANK_VARIANTS"):
         parse_experiment(Settings(variants=text))
