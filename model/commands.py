@@ -95,7 +95,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         "--history-encoder",
         metavar="RUN",
         help="begin the titles' vectors from those of a run of `nowrank train history LOG --part train`, of the same "
-        "log (default: at random)",
+        "log (default: from co-vectors)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the artifact's card without its vocabulary, and the losses, as JSON"
@@ -122,6 +122,12 @@ def train(args: argparse.Namespace) -> int:
     from model.progress import shown_progress
     from model.train import train_on_data_set, train_on_log
 
+    if args.dataset is not None and args.labels is not None:
+        raise BadInput(
+            "invalid_field",
+            f"--labels {args.labels} cannot be drawn from a data set, which has its labels already: leave it out, or "
+            "build another one with `nowrank dataset --labels`",
+        )
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
     sizes = UnicornConfig(personalisation=Personalisation(args.personalisation))

@@ -7,6 +7,7 @@ import pytest
 from infra.errors import BadInput, SchemaMismatch
 from model.data_set import MANIFEST, DataSet, read_data_set, read_manifest, write_data_set
 from model.train import build_data_set, train_on_data_set, train_on_log
+from nowrank.cli import main
 from streams.labels import Log
 from tests.model.conftest import SMALL
 
@@ -17,6 +18,15 @@ def built(small_log: Log, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dat
     data = build_data_set(small_log, SMALL)
     write_data_set(data, folder)
     return data, folder
+
+
+def test_labels_are_not_drawn_anew_from_a_data_set(
+    built: tuple[DataSet, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["train", "--dataset", str(built[1]), "--out", str(tmp_path / "artifact"), "--epochs", "1"]
+    assert main([*asked, "--labels", "50"]) == 1
+    assert "--labels 50 cannot be drawn" in capsys.readouterr().err
+    assert not (tmp_path / "artifact").exists()
 
 
 def test_a_data_set_comes_back_as_it_was_written(built: tuple[DataSet, Path]) -> None:
