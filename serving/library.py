@@ -6,6 +6,7 @@ changes it; read by `rank.py`, `candidates.py` and `scorer.py`.
 """
 
 from collections.abc import Iterable
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +75,10 @@ class Library:
     async def put_catalogue(self, catalogue: Catalogue) -> None:
         """Make titles equal to the catalogue, a slice at a time; cheap when it has not changed.
 
-        An empty catalogue leaves the artifact's titles.
+        One that nothing was read of yet leaves the artifact's titles.
         """
         version = catalogue.version
-        if version == self._catalogue_version or not len(catalogue):
+        if version == self._catalogue_version or (self._catalogue is None and not len(catalogue)):
             return
         self._catalogue = catalogue
         async for items in in_slices(catalogue):
@@ -111,7 +112,8 @@ class Library:
             self._titles_version = version
         self.strength_V = strength_V
         self.trending_slots = np.argsort(-strength_V, kind="stable")[:-1][:MAX_TRENDING].tolist()
-        self.new_slots = (1 + np.argsort(exposure_V[1:], kind="stable")[:MAX_NEW]).tolist()
+        least_shown = map(int, 1 + np.argsort(exposure_V[1:], kind="stable"))
+        self.new_slots = list(islice((slot for slot in least_shown if self._is_open(slot, now_ms)), MAX_NEW))
 
     def may_recommend(self, slot: int, country: str | None, now_ms: int) -> bool:
         """Whether a title may be found: known and available.
@@ -131,6 +133,11 @@ class Library:
         """The title's name, None when it is unknown."""
         item = self.table.items[self.table.slot_by_id.get(item_id, 0)]
         return None if item is None else item.title
+
+    def _is_open(self, slot: int, now_ms: int) -> bool:
+        """Whether a title may be recommended in some country."""
+        item = self.table.items[slot]
+        return self.may_recommend(slot, next(iter(item.countries), None) if item is not None else None, now_ms)
 
     def _put_items(self, items: Iterable[Item]) -> None:
         for item in items:

@@ -1,0 +1,68 @@
+"""What the library offers: the catalogue's titles as they are now."""
+
+import asyncio
+
+import pytest
+
+from features.catalogue import Catalogue, Item
+from features.item import SUMS, ItemState
+from features.rows import encode_contained
+from infra.clock import now_ms
+from infra.metrics import Metrics
+from serving.library import MAX_NEW, Library
+from serving.near_cache import ItemRow
+
+DAY_MS = 86_400_000
+
+
+def titles(name: str, count: int, **fields: object) -> list[Item]:
+    return [Item(item_id=f"{name}{number}", title=f"Title {number}", **fields) for number in range(count)]  # type: ignore[arg-type]
+
+
+def idle_row(item_id: str) -> ItemRow:
+    state = ItemState(as_of_ms=now_ms(), sums=[0.0] * len(SUMS))
+    return ItemRow(item_id, state, encode_contained({"deltas-0": 1}), None)
+
+
+def fill(library: Library, *items: Item) -> None:
+    asyncio.run(library.put_catalogue(Catalogue(items)))
+    library.refresh(now_ms())
+
+
+def new_ids(library: Library) -> list[str]:
+    return [library.table.ids[slot] for slot in library.new_slots]
+
+
+@pytest.fixture
+def library() -> Library:
+    return Library(Metrics("scorer"))
+
+
+def test_new_titles_are_offered_however_many_cannot_be(library: Library) -> None:
+    asyncio.run(library.put_artifact_items(titles("removed", MAX_NEW)))
+    library.put_rows([idle_row("only-a-row")])
+    later, new = titles("later", MAX_NEW, available_from_ms=now_ms() + DAY_MS), titles("new", 3, countries=("DE",))
+    fill(library, *titles("deleted", MAX_NEW, deleted=True), *later, *new)
+    assert new_ids(library) == ["new0", "new1", "new2"]
+
+
+def test_titles_without_a_catalogue_may_be_new(library: Library) -> None:
+    library.put_rows([idle_row("t1")])
+    library.refresh(now_ms())
+    assert new_ids(library) == list(library.table.slot_by_id)
+
+
+def test_the_last_title_that_is_removed_is_no_longer_recommended(library: Library) -> None:
+    catalogue = Catalogue(titles("t", 1))
+    asyncio.run(library.put_catalogue(catalogue))
+    slot = library.table.slot_by_id["t0"]
+    assert library.may_recommend(slot, None, now_ms())
+    catalogue.remove("t0")
+    asyncio.run(library.put_catalogue(catalogue))
+    assert not library.may_recommend(slot, None, now_ms())
+
+
+def test_titles_of_an_artifact_stay_until_a_catalogue_was_read(library: Library) -> None:
+    asyncio.run(library.put_artifact_items(titles("t", 2)))
+    asyncio.run(library.put_catalogue(Catalogue()))
+    assert library.titles_count == 2
