@@ -127,7 +127,7 @@ def build_app(api: Api, lifespan: Lifespan[Starlette]) -> Starlette:
     }
     tokens = Tokens(api.settings.api_token)
     gate = Gate(Limits(api.settings.rank_max_unfinished, api.settings.rank_queue_ms / 1000), api.metrics)
-    return Starlette(
+    app = Starlette(
         routes=[Route(path, endpoint, methods=[method]) for path, (method, endpoint) in endpoints.items()],
         middleware=[
             Middleware(Guard, metrics=api.metrics, routes=frozenset(endpoints)),
@@ -141,6 +141,9 @@ def build_app(api: Api, lifespan: Lifespan[Starlette]) -> Starlette:
         },
         lifespan=lifespan,
     )
+    # A redirect would name whatever host the caller named, past tokens and limits.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _is_ndjson(request: Request) -> bool:

@@ -6,6 +6,7 @@ scorer` and the tests.
 | a client that | meets |
 | --- | --- |
 | sends its headers slowly, or too many | 408 or 431, and the connection is closed |
+| sends what is not HTTP | 400, and the connection is closed |
 | sends its body slowly | 408 from `bodies.py` |
 | does not take its answer | the connection is cut |
 | opens one connection too many | the oldest one that waits for its client is cut; 503 when there is none |
@@ -94,6 +95,10 @@ class _Connection(HttpToolsProtocol):
             self._refuse(431, f"the headers go on; they may have {MAX_HEAD_BYTES} bytes", "large_headers")
         elif self._head_timer is None:
             self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP: a request line, a length or a chunk that breaks the rules."""
+        self._refuse(400, "this is not an HTTP request", "malformed")
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0

@@ -61,7 +61,17 @@ ROUTES = {
     "unknown",
 }
 VIEWS = {"session", "item", "query", "source_item", "country"}
-REFUSED = {"full", "queue", "token", "rate_limit", "connections", "large_headers", "slow_headers", "slow_reader"}
+REFUSED = {
+    "full",
+    "queue",
+    "token",
+    "rate_limit",
+    "connections",
+    "large_headers",
+    "malformed",
+    "slow_headers",
+    "slow_reader",
+}
 CLOSED_VALUES = {
     "code": STATUS_CODES,
     "entity": {family.name for family in (*FAMILIES, SHOWN)},

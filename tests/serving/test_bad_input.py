@@ -182,6 +182,12 @@ def test_unknown_route_and_method_are_problems(client: httpx.Client) -> None:
     assert wrong.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize("route", ["/rank/", "/admin/reload/", "/health/live/"])
+def test_a_slash_at_the_end_leads_nowhere(client: httpx.Client, route: str) -> None:
+    missing = client.post(route, json=GOOD, headers={"Host": "elsewhere.example"})
+    assert (missing.status_code, problem_of(missing)["type"]) == (404, "urn:nowrank:problem:not-found")
+
+
 def test_too_many_events_in_one_body_are_refused(client: httpx.Client) -> None:
     response = client.post("/events", content=b"{}\n" * (MAX_EVENTS + 1))
     assert (response.status_code, problem_of(response)["type"]) == (413, "urn:nowrank:problem:oversized")

@@ -122,6 +122,26 @@ def test_endless_headers_are_431() -> None:
         wait_until(lambda: refused(client, "large_headers") == 1)
 
 
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"what is this\r\n\r\n",
+        HEAD.replace(b"%d" % len(BODY), b"-5"),
+        HEAD.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked") + b"oops\r\n",
+    ],
+    ids=["request line", "length", "chunk"],
+)
+def test_what_is_not_http_is_a_problem(malformed: bytes) -> None:
+    with scorer() as client, connections(client) as (one,):
+        one.sendall(malformed)
+        said = read_to_end(one)
+        assert said.startswith(b"HTTP/1.1 400")
+        assert b"content-type: application/problem+json" in said.lower()
+        assert b"urn:nowrank:problem:bad-request" in said
+        assert b"connection: close" in said.lower()
+        wait_until(lambda: refused(client, "malformed") == 1)
+
+
 def test_many_slow_senders_do_not_keep_others_waiting() -> None:
     with (
         scorer(transfer_timeout_s=10.0, rank_max_unfinished=8) as client,
