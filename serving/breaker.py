@@ -50,8 +50,11 @@ class Breaker:
         self._last_failure: StoreUnavailable | None = None
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """Around one call of the store; raises what the last call raised instead when it may not go through."""
+    def call(self, *, is_hurried: bool = False) -> Iterator[None]:
+        """Around one call of the store; raises what the last call raised instead when it may not go through.
+
+        That a hurried call was not answered in time says nothing of the store.
+        """
         is_probe = self.is_open
         if is_probe:
             if self._is_probing or self._clock_s() < self._next_probe_s:
@@ -60,7 +63,8 @@ class Breaker:
         try:
             yield
         except StoreUnavailable as error:
-            self._failed(error, is_probe=is_probe)
+            if not (is_hurried and isinstance(error, StoreTimeout)):
+                self._failed(error, is_probe=is_probe)
             raise
         else:
             self._succeeded()

@@ -67,8 +67,8 @@ class Scorer:
         """Titles for a member, the best first.
 
         `more` are the other fields of `RankRequest`: `query`, `source_item_id`, `country`, `session_id`, `explain`,
-        `include_seen`, `groups`, `rows`, `per_row`, `log`, `id`. Raises `InvalidRequest` for what the scorer refuses,
-        `ScorerUnavailable` when it does not answer.
+        `include_seen`, `groups`, `rows`, `per_row`, `deadline_ms`, `log`, `id`. Raises `InvalidRequest` for what the
+        scorer refuses, `ScorerUnavailable` when it does not answer.
         """
         return self._call(rank_call(user_id, task, items, limit, more), timeout_s)
 

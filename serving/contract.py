@@ -18,6 +18,7 @@ from streams.events import ID_PATTERN, MAX_ID_CHARS, Country, Id, Query, TaskNam
 MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 100
 MAX_PINNED = 50
+MAX_DEADLINE_MS = 1_000
 DEFAULT_LIMIT = 20
 MAX_ROWS, DEFAULT_ROWS = 20, 6
 MAX_PER_ROW, DEFAULT_PER_ROW = 50, 10
@@ -93,6 +94,18 @@ class RankRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     per_row: Annotated[
         int, Meta(ge=1, le=MAX_PER_ROW, description="with `groups`: how many titles in a row at most")
     ] = DEFAULT_PER_ROW
+    deadline_ms: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_DEADLINE_MS,
+                description="the longest wait for the online store, where it is less than the scorer's own; "
+                "the answer then goes without what did not come, and `status` says so",
+            ),
+        ]
+        | None
+    ) = None
     log: Annotated[
         bool, Meta(description="false: nobody will see this answer, so that it must not count as impressions")
     ] = True

@@ -61,8 +61,11 @@ class StoreReader:
         self._breaker = Breaker() if breaker is None else breaker
         self._remembered: OrderedDict[str, bytes] = OrderedDict()
 
-    async def read(self, keys: RowKeys, now_ms: int, timeout_s: float) -> RowsRead:
-        """The rows of `keys`; a row that is older than its view's time to live counts as missing."""
+    async def read(self, keys: RowKeys, now_ms: int, timeout_s: float, *, is_hurried: bool = False) -> RowsRead:
+        """The rows of `keys`; a row that is older than its view's time to live counts as missing.
+
+        `is_hurried`: the caller gives the store less time than it is meant to have.
+        """
         wanted = _wanted(keys)
         commands: list[Command] = [
             ("HMGET", family.key(value, self._project), *family.packed_fields, CONTAINED_FIELD)
@@ -71,7 +74,7 @@ class StoreReader:
         if self._link is None:
             return self._remembered_rows(keys.user_id, "missing", now_ms)
         try:
-            with self._breaker.call():
+            with self._breaker.call(is_hurried=is_hurried):
                 replies = await self._link.execute(commands, timeout_s)
         except StoreTimeout:
             return self._remembered_rows(keys.user_id, "timeout", now_ms)

@@ -69,6 +69,8 @@ BAD_RANKINGS: list[tuple[str, Any, int, str, str | None]] = [
         "invalid-field",
         "groups",
     ),
+    ("no time for the store", GOOD | {"deadline_ms": 0}, 422, "invalid-field", "deadline_ms"),
+    ("too much time for the store", GOOD | {"deadline_ms": 1_001}, 422, "invalid-field", "deadline_ms"),
     ("groups is text", GOOD | {"groups": "yes"}, 422, "invalid-field", "groups"),
     ("no rows", GOOD | {"groups": True, "rows": 0}, 422, "invalid-field", "rows"),
     ("too many rows", GOOD | {"groups": True, "rows": 21}, 422, "invalid-field", "rows"),

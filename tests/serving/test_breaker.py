@@ -26,11 +26,11 @@ class Store:
         self.reports: list[bool] = []
         self.breaker = Breaker(RULE, self.reports.append, lambda: self.now_s)
 
-    def try_once(self, error: StoreUnavailable | None = None) -> str:
+    def try_once(self, error: StoreUnavailable | None = None, *, is_hurried: bool = False) -> str:
         """How one read ends: `called` and what the store did, or `skipped` and what is said instead."""
         was_called = False
         try:
-            with self.breaker.call():
+            with self.breaker.call(is_hurried=is_hurried):
                 was_called = True
                 if error is not None:
                     raise error
@@ -71,6 +71,25 @@ def test_failures_that_are_far_apart_keep_it_closed() -> None:
         assert store.try_once(StoreTimeout("late")) == "called StoreTimeout"
         store.now_s += 6.0
     assert not store.breaker.is_open
+
+
+def test_callers_in_a_hurry_do_not_open_it_for_the_others() -> None:
+    store = Store()
+    for _ in range(10):
+        assert store.try_once(StoreTimeout("late"), is_hurried=True) == "called StoreTimeout"
+    assert store.reports == []
+    for _ in range(RULE.failures):
+        store.try_once(StoreUnavailable("gone"), is_hurried=True)
+    assert store.reports == [True]
+
+
+def test_look_in_a_hurry_closes_it_and_begins_no_other_pause() -> None:
+    store = Store()
+    store.break_down()
+    store.now_s += RULE.pause_s
+    assert store.try_once(StoreTimeout("late"), is_hurried=True) == "called StoreTimeout"
+    assert store.try_once(is_hurried=True) == "called"
+    assert store.reports == [True, False]
 
 
 def test_after_the_pause_one_request_looks_again_and_success_closes_it() -> None:

@@ -1,5 +1,6 @@
 """The scorer answers whatever breaks behind it, and says what is missing."""
 
+import asyncio
 import os
 import signal
 from dataclasses import replace
@@ -9,9 +10,13 @@ import httpx
 import pytest
 
 from infra.embedded import EmbeddedServers
+from infra.metrics import Metrics
 from infra.settings import Settings
+from serving.contract import RankRequest
+from serving.rankings_log import RankingsLog
+from serving.store_reader import RowKeys, RowsRead, StoreReader
 from tests.running_time import running_s
-from tests.serving.world import World, fill, metric, running_scorer, wait_until
+from tests.serving.world import World, bare_ranker, fill, metric, running_scorer, wait_until
 
 PRE_QUERY = {"user_id": "ann", "task": "pre_query"}
 NOBODY_THERE = "127.0.0.1:1"
@@ -76,6 +81,28 @@ def test_wedged_store_costs_one_deadline_and_history_is_remembered(
         assert unknown["status"]["level"] == "popularity"
         assert waited_s < 2 * 0.3 + 1.0
         wait_until(lambda: ask(client)["status"]["level"] == "full")
+
+
+@pytest.mark.parametrize(
+    ("scorers_ms", "own_ms", "longest_s", "is_hurried"),
+    [(1_000, None, 1.0, False), (1_000, 20, 0.02, True), (50, 1_000, 0.05, False), (50, 50, 0.05, False)],
+)
+def test_a_request_may_give_the_store_less_time_but_not_more(
+    lonely_settings: Settings, scorers_ms: int, own_ms: int | None, longest_s: float, is_hurried: bool
+) -> None:
+    asked: list[tuple[float, bool]] = []
+
+    class Store(StoreReader):
+        async def read(self, keys: RowKeys, now_ms: int, timeout_s: float, *, is_hurried: bool = False) -> RowsRead:
+            asked.append((timeout_s, is_hurried))
+            return RowsRead(store="timeout")
+
+    rankings = RankingsLog(lonely_settings, Metrics("scorer"))
+    ranker = bare_ranker(rankings, Store("", "nowrank"), scorers_ms / 1000)
+    request = RankRequest(user_id="ann", task="pre_query", items=["t1"], deadline_ms=own_ms)
+    answer = asyncio.run(ranker.rank(request))
+    assert answer.status.store == "timeout"
+    assert asked == [(longest_s, is_hurried)]
 
 
 @pytest.fixture

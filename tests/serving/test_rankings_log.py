@@ -12,18 +12,12 @@ from features.vector import COLUMN_NAMES
 from infra.metrics import Metrics
 from infra.settings import Settings
 from serving.contract import RankRequest
-from serving.library import Library
-from serving.ordering import Ordering
-from serving.rank import Ranker
 from serving.rankings_log import MAX_LOGGED_ITEMS, RankingsLog, fit_ranking
-from serving.scorer import Scorer
-from serving.shared_scores import SharedScores
-from serving.store_reader import StoreReader
 from streams.events import MAX_EVENT_BYTES, Ranking, ServedItem, encode_event
 from streams.topics import RANKINGS
 from tests.running_time import running_s
 from tests.serving.test_api import records
-from tests.serving.world import metric, wait_until
+from tests.serving.world import bare_ranker, metric, wait_until
 
 
 def logged(settings: Settings, ranking_id: str) -> list[Ranking]:
@@ -122,19 +116,10 @@ class KeptRankings(RankingsLog):
 
 
 def kept_of_a_long_answer(settings: Settings) -> list[Ranking]:
-    metrics, rankings = Metrics("scorer"), KeptRankings(settings)
-    scorer = Scorer(library := Library(metrics))
-    ranker = Ranker(
-        scorer,
-        StoreReader("", "nowrank"),
-        rankings,
-        metrics,
-        0.05,
-        Ordering(library, metrics),
-        SharedScores(scorer, metrics, 0),
-    )
+    rankings = KeptRankings(settings)
     titles = [f"t{number}" for number in range(300)]
-    answer = asyncio.run(ranker.rank(RankRequest(user_id="ann", task="pre_query", items=titles, limit=300)))
+    request = RankRequest(user_id="ann", task="pre_query", items=titles, limit=300)
+    answer = asyncio.run(bare_ranker(rankings).rank(request))
     assert len(answer.items) == 300
     return rankings.kept
 

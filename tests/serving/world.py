@@ -25,7 +25,14 @@ from infra.clock import now_ms
 from infra.metrics import Metrics
 from infra.settings import Settings
 from serving.connections import server_config
+from serving.library import Library
+from serving.ordering import Ordering
 from serving.process import ScorerProcess
+from serving.rank import Ranker
+from serving.rankings_log import RankingsLog
+from serving.scorer import Scorer
+from serving.shared_scores import SharedScores
+from serving.store_reader import StoreReader
 from streams.events import Ranking, decode_record
 from streams.topics import CLICKS, PLAYS, RANKINGS, THUMBS
 
@@ -138,6 +145,22 @@ def running_app(app: Starlette, settings: Settings, metrics: Metrics) -> Iterato
         finally:
             server.should_exit = True
             thread.join(timeout=20)
+
+
+def bare_ranker(rankings: RankingsLog, store: StoreReader | None = None, deadline_s: float = 0.05) -> Ranker:
+    """A ranker without titles, rows and a model."""
+    metrics = Metrics("scorer")
+    library = Library(metrics)
+    scorer = Scorer(library)
+    return Ranker(
+        scorer,
+        StoreReader("", "nowrank") if store is None else store,
+        rankings,
+        metrics,
+        deadline_s,
+        Ordering(library, metrics),
+        SharedScores(scorer, metrics, 0),
+    )
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
