@@ -18,7 +18,7 @@ from model.calibration import expected_calibration_error
 from model.exposure import coverage, gini, overlap
 from model.intervals import CONFIDENCE, Interval, holm, paired_interval
 from model.ranked import MODEL, Calibration, Ranked, Ranking
-from model.ranking_metrics import METRICS, summarise
+from model.ranking_metrics import METRICS, middle, summarise
 
 RESAMPLES = 2000
 SIGNIFICANT = 1 - CONFIDENCE
@@ -109,7 +109,7 @@ def user_auc(rankings: Sequence[Ranking], model: str) -> float:
     by_user: dict[str, list[float]] = defaultdict(list)
     for ranking in rankings:
         if ranking.candidates > 1:
-            by_user[ranking.user_id].append(1.0 - ranking.ranks[model] / (ranking.candidates - 1))
+            by_user[ranking.user_id].append(1.0 - middle(ranking.ranks[model]) / (ranking.candidates - 1))
     return float(np.mean([np.mean(of_user) for of_user in by_user.values()])) if by_user else 0.5
 
 
@@ -145,6 +145,7 @@ def _is_compared(means: Any) -> bool:
 
 
 def _ranks(rankings: Sequence[Ranking], model: str) -> Floats:
+    """(X, 2), as the metrics take them."""
     return np.array([ranking.ranks[model] for ranking in rankings])
 
 

@@ -22,7 +22,7 @@ from model.baselines import EVERYWHERE, PREFIX, SOURCE_KNN, Family, Fitted
 from model.bm25 import TitleSearch
 from model.moments import Floats, Ints, Moment, RecentCounts
 from model.progress import Progress, advancing
-from model.ranking_metrics import CUT, rank_of
+from model.ranking_metrics import CUT, Rank, middle, rank_of
 from model.replay import Replay
 from model.roles import Parts, Role, Roles
 from model.tuning import TaskTuner
@@ -58,7 +58,7 @@ class Ranking:
     """One tested label: the rank of its title, from 0, and the top of the ranking, by model."""
 
     user_id: str
-    ranks: dict[str, float]
+    ranks: dict[str, Rank]
     tops: dict[str, Ints]
     candidates: int
     slices: tuple[str, ...]
@@ -176,7 +176,7 @@ class Ranker:
             return
         scores |= self._tuners[label.task].scores(moment)
         ranks = {model: rank_of(of_model, own) for model, of_model in scores.items()}
-        slices = (*_slices(moment, own, opens), _band(ranks["popularity"], len(moment.slots_N)))
+        slices = (*_slices(moment, own, opens), _band(middle(ranks["popularity"]), len(moment.slots_N)))
         self._rankings[label.task].append(_ranking(moment.slots_N, label, scores, own, slices))
         following = moment.replay.table.slot_by_id.get(self._roles.next_item.get(id(label), ""), 0)
         other = np.flatnonzero(np.delete(moment.slots_N, own) == following)

@@ -24,12 +24,12 @@ from model.data_set import DataSet
 from model.pretrained import pretrained_titles
 from model.progress import Progress, advancing
 from model.rank_graph import guarded
-from model.ranking_metrics import rank_of
+from model.ranking_metrics import Rank, rank_of
 from model.train import fit_network
 from model.unicorn import Unicorn
 
 Floats = NDArray[np.float64]
-# Ranks by variant: what one training gives. The whole network ranks the requests with their sessions shuffled too.
+# Ranks by variant, (B, 2): what one training gives. The whole network ranks the requests with shuffled sessions too.
 Ranks = dict[str, Floats]
 
 
@@ -61,18 +61,18 @@ def _train_and_rank(plan: Plan, variant: Variant, seed: int, progress: Progress)
     config = replace(plan.config, model=variant.sizes(plan.config.model), seed=seed)
     tasks = np.array([int(TASK_NAMES[task]) for task in recorded.names.tasks])
     wanted: list[int | None] = [*sorted(set(tasks.tolist()))] if variant.per_task else [None]
-    ranks: Ranks = {variant.name: np.zeros(len(recorded))}
+    ranks: Ranks = {variant.name: np.zeros((len(recorded), 2))}
     if variant.name == FULL:
-        ranks[SHUFFLED] = np.zeros(len(recorded))
+        ranks[SHUFFLED] = np.zeros((len(recorded), 2))
     for task in wanted:
         data = plan.data if task is None else _of_task(plan.data, task)
         model, catalogue, _ = fit_network(data, config, inf, progress, pretrained_titles(data, config))
         weights = f"{variant.slug}-{seed}.pt" if task is None else f"{variant.slug}-{seed}-{task}.pt"
         torch.save(model.state_dict(), plan.folder / weights)
         rows = np.arange(len(recorded)) if task is None else np.flatnonzero(tasks == task)
-        for name, ranks_B in ranks.items():
+        for name, ranks_B2 in ranks.items():
             progress.step(f"rank {name}, seed {seed}", len(rows))
-            ranks_B[rows] = list(advancing(progress, _ranks(model, catalogue, recorded, rows, name == SHUFFLED)))
+            ranks_B2[rows] = list(advancing(progress, _ranks(model, catalogue, recorded, rows, name == SHUFFLED)))
     return ranks
 
 
@@ -85,7 +85,7 @@ def _of_task(data: DataSet, task: int) -> DataSet:
 @torch.no_grad()
 def _ranks(
     model: Unicorn, catalogue: Catalogue, recorded: Recorded, rows: NDArray[np.int64], shuffled: bool
-) -> Iterator[float]:
+) -> Iterator[Rank]:
     """Where the right title stands among all candidates, scored as it is served."""
     encoded = catalogue.encode(model)
     for row in rows.tolist():

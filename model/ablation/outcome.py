@@ -41,15 +41,15 @@ def gains_of(recorded: Recorded, ranks: list[Ranks]) -> dict[str, Gains]:
     """Everything that ranked, by name: the variants in their order, then the baselines."""
     seeds: dict[str, list[Floats]] = {}
     for one in ranks:
-        for name, ranks_B in one.items():
-            seeds.setdefault(name, []).append(ndcg(ranks_B))
+        for name, ranks_B2 in one.items():
+            seeds.setdefault(name, []).append(ndcg(ranks_B2))
     gains = {name: Gains(np.stack(of_seeds)) for name, of_seeds in seeds.items()}
     tasks = np.array(recorded.names.tasks)
     for task, names in recorded.names.baselines.items():
         for place, name in enumerate(names):
             found = gains.setdefault(name, Gains(np.full((1, len(tasks)), np.nan)))
             rows = tasks == task
-            found.by_seed[0, rows] = ndcg(recorded.ranks_BM[rows, place])
+            found.by_seed[0, rows] = ndcg(recorded.ranks_BM2[rows, place])
     return gains
 
 

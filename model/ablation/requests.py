@@ -59,7 +59,7 @@ class Names(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Requests in the order of the log. `ranks_BM` are those of `names.baselines[task]`, -1 where a task has fewer."""
+    """Requests in the order of the log. `ranks_BM2` are those of `names.baselines[task]`, -1 where a task has fewer."""
 
     names: Names
     requests: dict[str, NDArray[Any]]
@@ -69,7 +69,7 @@ class Recorded:
     pairs_AF: Matrix
     shuffled_AS: Matrix
     own_B: Ints
-    ranks_BM: NDArray[np.float64]
+    ranks_BM2: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.own_B)
@@ -148,17 +148,17 @@ class Recorder:
         baselines = {
             task: [name for name in of_task[0].ranks if name != MODEL] for task, of_task in ranked.rankings.items()
         }
-        ranks_BM = np.full((len(in_order), max(map(len, baselines.values()))), -1.0)
+        ranks_BM2 = np.full((len(in_order), max(map(len, baselines.values())), 2), -1.0)
         for row, (label, ranking) in enumerate(zip(self._labels, in_order, strict=True)):
             names = baselines[label.task]
-            ranks_BM[row, : len(names)] = [ranking.ranks[name] for name in names]
+            ranks_BM2[row, : len(names)] = [ranking.ranks[name] for name in names]
         as_was, mixed = ([pair[place] for pair in self._requests] for place in (0, 1))
         arrays: dict[str, Any] = {
             "begins": np.cumsum([0, *map(len, self._slots)]),
             "slots_A": np.concatenate(self._slots),
             "shuffled_AS": np.concatenate(self._shuffled),
             "own_B": np.array(self._own),
-            "ranks_BM": ranks_BM,
+            "ranks_BM2": ranks_BM2,
             **{f"requests.{name}": array for name, array in _stacked(as_was, RequestInputs._fields)},
             **{f"shuffled.{name}": array for name, array in _stacked(mixed, _SESSION)},
         }

@@ -77,6 +77,7 @@ def _claim(log: Log, question: Question, folder: Path) -> None:
     last = log.labels[-1] if log.labels else None
     about = {
         "schema_hash": schema_hash(COLUMN_NAMES),
+        "ranks": "first and last",  # of equal scores; there were studies that kept the middle
         "labels": len(log.labels),
         "newest": f"{last.user_id}/{last.item_id}/{last.ts_ms}" if last else "",
         "max_labels": question.max_labels,

@@ -22,11 +22,11 @@ NEVER = -torch.inf
 
 @torch.no_grad()
 def ranks_of(model: HistoryModel, histories: Histories, right_U: Ints) -> NDArray[np.float64]:
-    """The rank of `right_U[u]` after history u, by user; ties share the middle, and a score that is not finite
-    gives the last rank. The model must be evaluating.
+    """The first and the last rank that `right_U[u]` may have after history u, (U, 2): another one only among equal
+    scores. A score that is not finite gives the last of all. The model must be evaluating.
     """
     users_UD, items_VD = torch.from_numpy(user_vectors(model, histories)), model.item_vectors()
-    ranks = [np.zeros(0)]
+    ranks = [np.zeros((0, 2))]
     for begin in range(0, len(users_UD), RANKED_AT_ONCE):
         users_B = np.arange(begin, min(begin + RANKED_AT_ONCE, len(users_UD)))
         scores_BV = users_UD[users_B] @ items_VD.T
@@ -35,9 +35,9 @@ def ranks_of(model: HistoryModel, histories: Histories, right_U: Ints) -> NDArra
         forbid_seen(scores_BV, histories, users_B)
         scores_BV.scatter_(1, right_B1, right_score_B1)
         above_B = ((scores_BV > right_score_B1) & (scores_BV < torch.inf)).sum(dim=1)
-        equal_B = (scores_BV == right_score_B1).sum(dim=1) - 1
-        ranks_B = torch.where(right_score_B1[:, 0].isfinite(), above_B + equal_B / 2, float(len(items_VD) - 2))
-        ranks.append(ranks_B.double().numpy())
+        same_B = (scores_BV == right_score_B1).sum(dim=1)
+        ranks_B2 = torch.stack([above_B, above_B + same_B - 1], dim=1).double()
+        ranks.append(torch.where(right_score_B1.isfinite(), ranks_B2, len(items_VD) - 2.0).numpy())
     return np.concatenate(ranks)
 
 

@@ -111,7 +111,7 @@ def load_encoder(folder: Path) -> tuple[HistoryEncoder | Joined, EncoderCard]:
 
 
 def save_result(folder: Path, result: Result, ranks: dict[str, NDArray[np.float64]]) -> None:
-    """Write the result, and the ranks of `validation` and `test` by user."""
+    """Write the result, and the ranks of `validation` and `test` by user, (U, 2)."""
     _save(folder / RANKS, {name: torch.from_numpy(values) for name, values in ranks.items()}, {})
     (folder / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
 
@@ -123,7 +123,8 @@ def load_result(folder: Path) -> tuple[Result, dict[str, NDArray[np.float64]]]:
         result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
     except (OSError, msgspec.MsgspecError) as error:
         raise ArtifactInvalid(f"{folder / RESULT} cannot be read: {error}; finish the run: --resume") from error
-    return result, {name: values.numpy() for name, values in ranks.items()}
+    # Runs of before kept the middle of equal scores, one number for each user.
+    return result, {name: values.reshape(len(values), -1).expand(-1, 2).numpy() for name, values in ranks.items()}
 
 
 def curve_table(curve: list[Point]) -> str:

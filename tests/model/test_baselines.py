@@ -193,7 +193,7 @@ def test_tuning_takes_the_setting_that_ranks_best_and_blends_the_two_best_famili
     assert set(scores) == {"poor", "fair", "good", BLEND}
     assert scores[BLEND].argmax() == 7
     assert tuner.described()["good"] == {"place": 7}
-    assert ndcg(np.array([0.0]))[0] == 1.0
+    assert ndcg(np.zeros((1, 2)))[0] == 1.0
 
 
 def test_without_a_label_to_tune_on_the_first_settings_stay() -> None:

@@ -160,14 +160,15 @@ def test_shuffled_labels_stand_nowhere_in_particular(tmp_path: Path) -> None:
 
 def _ranking(user: str, **ranks: float) -> Ranking:
     tops = {model: np.arange(10) + int(rank) for model, rank in ranks.items()}
-    return Ranking(user, {"popularity": 30.0, **ranks}, {"popularity": np.arange(10), **tops}, 41, ("all",))
+    places = {model: (rank, rank) for model, rank in {"popularity": 30.0, **ranks}.items()}
+    return Ranking(user, places, {"popularity": np.arange(10), **tops}, 41, ("all",))
 
 
 def test_the_paired_interval_is_against_the_best_baseline() -> None:
     rankings = [_ranking(f"u{place}", **{MODEL: 0.0, "good": 1.0, "bad": 20.0}) for place in range(50)]
     result = task_result(rankings, 41, 20, np.random.default_rng(0))
     assert result["best_baseline"] == "good"
-    assert result["paired_low"] == pytest.approx(1.0 - ndcg(np.array([1.0]))[0])
+    assert result["paired_low"] == pytest.approx(1.0 - ndcg(np.array([[1.0, 1.0]]))[0])
     assert result["bad"]["unicorn_minus_low"] == pytest.approx(1.0)
     assert (result["labels"], result["users"]) == (50, 50)
 

@@ -4,29 +4,38 @@ import numpy as np
 import pytest
 
 from model.calibration import fit_platt
-from model.ranking_metrics import auc, hit, ndcg, rank_of, ranks_of, reciprocal_rank, summarise
+from model.ranking_metrics import METRICS, auc, hit, middle, ndcg, rank_of, ranks_of, reciprocal_rank, summarise
 
 
 def test_metrics_equal_values_worked_out_by_hand() -> None:
-    ranks = np.array([0.0, 1.0, 9.0, 10.0])
+    ranks = np.array([[0.0, 0.0], [1.0, 1.0], [9.0, 9.0], [10.0, 10.0]])
     assert ndcg(ranks).tolist() == pytest.approx([1.0, 1 / np.log2(3), 1 / np.log2(11), 0.0])
     assert hit(ranks).tolist() == [1.0, 1.0, 1.0, 0.0]
     assert reciprocal_rank(ranks).tolist() == pytest.approx([1.0, 0.5, 0.1, 1 / 11])
     assert summarise(ranks)["hr10"] == 0.75
 
 
-def test_the_best_score_has_rank_zero_and_ties_share_the_middle() -> None:
+def test_the_best_score_has_rank_zero_and_equal_ones_have_all_their_ranks() -> None:
     scores = np.array([3.0, 1.0, 2.0, 2.0, 2.0])
-    assert rank_of(scores, 0) == 0
-    assert rank_of(scores, 2) == 2
-    assert rank_of(np.zeros(11), 4) == 5
+    assert rank_of(scores, 0) == (0, 0)
+    assert rank_of(scores, 2) == (1, 3)
+    assert middle(rank_of(np.zeros(11), 4)) == 5
+
+
+@pytest.mark.parametrize("count", [2, 19, 20, 21, 1000])
+def test_equal_scores_are_worth_what_chance_gives_by_every_metric(count: int) -> None:
+    scores = np.concatenate([[9.0, 8.0, 7.0], np.zeros(count)])
+    every_order = np.array([[place, place] for place in range(3, 3 + count)], np.float64)
+    for metric in METRICS.values():
+        [found] = metric(np.array([rank_of(scores, 3)]))
+        assert found == pytest.approx(metric(every_order).mean())
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_stands_below_all_others_and_gives_the_last_rank(broken: float) -> None:
     scores = np.array([broken, 1.0, broken, 2.0])
-    assert [rank_of(scores, place) for place in range(4)] == [3, 1, 3, 0]
-    assert rank_of(np.full(1000, broken), 500) == 999
+    assert [rank_of(scores, place) for place in range(4)] == [(3, 3), (1, 1), (3, 3), (0, 0)]
+    assert rank_of(np.full(1000, broken), 500) == (999, 999)
 
 
 def test_auc_counts_ordered_pairs_and_halves_ties() -> None:
@@ -37,7 +46,7 @@ def test_auc_counts_ordered_pairs_and_halves_ties() -> None:
 
 def test_the_ranks_of_rows_are_those_of_each_row() -> None:
     scores = np.random.default_rng(0).integers(0, 4, (6, 30)).astype(float)
-    assert ranks_of(scores, 7).tolist() == [rank_of(row, 7) for row in scores]
+    assert ranks_of(scores, 7).tolist() == [list(rank_of(row, 7)) for row in scores]
 
 
 def test_auc_is_the_area_under_the_curve_worked_out_by_trapezes() -> None:

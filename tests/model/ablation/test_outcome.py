@@ -23,12 +23,12 @@ def recorded() -> Recorded:
     slices = [[RETURNING] if row // EACH % 2 else [] for row in range(COUNT)]
     names = Names(users, tasks, slices, {"pre_query": ["bad", "good"], "search": ["bad", "good", "own"]}, {}, 50, 0)
     nothing: Any = np.zeros(0)
-    ranks_BM = np.tile([30.0, 3.0, 0.0], (COUNT, 1))
-    return Recorded(names, {}, {}, nothing, nothing, nothing, nothing, np.zeros(COUNT, np.int64), ranks_BM)
+    ranks_BM2 = np.tile([[30.0], [3.0], [0.0]], (COUNT, 1, 2))
+    return Recorded(names, {}, {}, nothing, nothing, nothing, nothing, np.zeros(COUNT, np.int64), ranks_BM2)
 
 
 def _ranks(**by_name: float | np.ndarray) -> Ranks:
-    return {name.replace("_", " "): np.zeros(COUNT) + rank for name, rank in by_name.items()}
+    return {name.replace("_", " "): np.zeros((COUNT, 2)) + np.reshape(rank, (-1, 1)) for name, rank in by_name.items()}
 
 
 def _found(recorded: Recorded, ranks: list[Ranks], *groups: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from model.history.config import EncoderConfig, TrainingConfig
 from model.history.fit import fit, new_encoder, new_run, rate_at
 from model.history.histories import Histories, leave_one_out, load_movielens_order
 from model.history.ranking import ranks_of
-from model.history.run_folder import CHECKPOINT, Point, curve_table, load_encoder, load_result
+from model.history.run_folder import CHECKPOINT, Point, curve_table, load_encoder, load_result, save_result
 from model.history.train import Order, join_and_test, train_and_test
 from model.progress import Silent
 
@@ -146,7 +146,7 @@ def test_scores_that_are_not_finite_give_the_last_rank() -> None:
     model = new_encoder(EncoderConfig(width=8, heads=1, length=2), 12).eval()
     histories = Histories.of({"a": [(item, None) for item in (5, 1, 2)]}, [str(item) for item in range(12)])
     torch.nn.init.constant_(model.item.weight, float("nan"))
-    assert ranks_of(model, histories, np.array([7])).tolist() == [11]
+    assert ranks_of(model, histories, np.array([7])).tolist() == [[11, 11]]
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def test_the_ranking_leaves_out_what_was_seen_however_long_ago_but_never_the_rig
     for right in range(1, titles + 1):
         rivals = [item for item in range(1, titles + 1) if item not in items and item != right]
         expected = sum(scores[item] > scores[right] for item in rivals)
-        assert ranks_of(model, histories, np.array([right])).tolist() == [expected]
+        assert ranks_of(model, histories, np.array([right])).tolist() == [[expected, expected]]
 
 
 def test_equal_runs_differ_by_nothing_and_runs_over_other_data_are_not_compared(tmp_path: Path) -> None:
@@ -179,6 +179,8 @@ def test_ranks_are_kept_by_user(tmp_path: Path) -> None:
     result, ranks = load_result(tmp_path)
     assert len(ranks["test"]) == len(ranks["validation"]) == result.users
     assert float((ranks["test"] < 10).mean()) == result.test["hr10"]
+    save_result(tmp_path, result, {part: ranks[part][:, 0].copy() for part in ranks})  # as runs of before did
+    assert all(np.array_equal(again, ranks[part]) for part, again in load_result(tmp_path)[1].items())
 
 
 @pytest.mark.parametrize(
