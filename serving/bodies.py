@@ -25,7 +25,7 @@ MAX_READING_BYTES = 256 * 1024 * 1024
 
 T = TypeVar("T")
 
-_FILLED_LINE = re.compile(rb"\S[^\r\n]*")
+_FILLED_LINE = re.compile(rb"\S.*")
 
 
 class Parsed(NamedTuple):
@@ -131,6 +131,8 @@ def _look_like_lines(lines: list[_Line]) -> bool:
 
 
 def _is_object(line: bytes) -> bool:
+    if not line.startswith(b"{"):
+        return False
     try:
         return isinstance(decode_json(line), dict)
     except InvalidRequest:
