@@ -4,8 +4,8 @@ Enters: first engagements of users with titles, one by one, each with the titles
 Leaves: scores of candidates for a set of source titles, and a sparse table for the artifact. Called by the replay
 (which counts), the artifact (which reads the table) and the baselines.
 
-A title is played, here, when a user clicks or plays it for the first time; each user counts once. Two titles are
-neighbours when one is among the last WINDOW titles of a user who plays the other. The score of candidate
+A title is played, here, when a user clicks, plays or thumbs it up for the first time; each user counts once. Two titles
+are neighbours when one is among the last WINDOW titles of a user who plays the other. The score of candidate
 j for sources i with weights a_i is sum_i a_i * c_ij / sqrt((n_i + SHRINKAGE) * (n_j + SHRINKAGE)): a shrunk cosine of
 the counts c with the numbers of plays n. As a column of the vector it is asinh(CONTRAST * score), a logarithm that also
 takes what is below zero, because most scores are tiny and a few are large. A table may as well hold the weights of

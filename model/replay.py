@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from features.delta import Entity
-from features.engagement import TASK_NAMES, Coordinate, Kind
+from features.engagement import TASK_NAMES, Coordinate, Kind, Thumb
 from features.item import ItemState
 from features.item_table import ItemTable
 from features.rows import FOLDS, TARGET_FAMILIES
@@ -43,7 +43,8 @@ class Replay:
         self.engaged: dict[str, set[int]] = {}
         large = len(log.items) > LARGEST_DENSE
         self.co_plays = SparseCoPlays(len(self._table.sums)) if large else CoPlays(len(self._table.sums))
-        # Each user's first click or play of each title, in the order of the log: what popularity counts.
+        # Each user's first click, play or thumb up of each title, in the order of the log: what popularity counts.
+        self._counted: dict[str, set[int]] = {}
         self.counted_ms, self.counted_slots = array("q"), array("q")
         self._offsets: Counter[str] = Counter()
         self._labels = log.labels
@@ -110,12 +111,15 @@ class Replay:
             user = self.users[engagement.user_id] = UserState()
         slot = self._table.slot(engagement.item_id)
         engaged = self.engaged.setdefault(engagement.user_id, set())
-        if slot not in engaged:
-            if engagement.kind is not Kind.THUMB:
-                self.co_plays.add(slot, last_titles((moment.item_id for moment in reversed(user.recent)), self._table))
-                self.counted_ms.append(engagement.event_ts_ms)
-                self.counted_slots.append(slot)
-            engaged.add(slot)
+        counted = self._counted.setdefault(engagement.user_id, set())
+        if slot not in counted and (engagement.kind is not Kind.THUMB or engagement.thumb > Thumb.NONE):
+            # A thumb down before it has put the title itself among the last ones.
+            others = (moment.item_id for moment in reversed(user.recent) if moment.item_id != engagement.item_id)
+            self.co_plays.add(slot, last_titles(others, self._table))
+            self.counted_ms.append(engagement.event_ts_ms)
+            self.counted_slots.append(slot)
+            counted.add(slot)
+        engaged.add(slot)
         folded = fold_user(user, Coordinate(log, self._offsets[log]), engagement)
         self._offsets[log] += 1
         for delta in folded.deltas:

@@ -27,7 +27,9 @@ from model.ranking_metrics import ndcg
 from model.replay import Replay
 from model.sparse_co_plays import SparseCoPlays
 from model.tuning import BLEND, TaskTuner, standardised
+from streams.events import Click, Thumb
 from streams.labels import Log
+from streams.sources.event_log import log_of_events
 from tests.model.small_log import make_label, make_log
 
 WEEK = WINDOWS_MS.index(WEEK_MS)
@@ -58,6 +60,41 @@ def test_popularity_counts_users_and_recent_popularity_forgets_old_ones() -> Non
     assert _at(moment, popularity(moment), "t1", "t2") == [5, 3]
     assert _at(moment, recent_popularity(moment, WEEK), "t1", "t2") == pytest.approx([0, 3], abs=1e-6)
     assert _at(moment, recent_popularity(moment, len(WINDOWS_MS) - 1), "t1") == pytest.approx([5], abs=1e-6)
+
+
+def _events(*asked: tuple[str, str, str]) -> Log:
+    """Events of (kind, user, title), a second apart."""
+    kinds: dict[str, Any] = {"click": (Click, {}), "up": (Thumb, {"value": "up"}), "down": (Thumb, {"value": "down"})}
+    events = []
+    for place, (kind, user_id, item_id) in enumerate(asked):
+        of_kind, values = kinds[kind]
+        common = {"event_id": f"e{place}", "user_id": user_id, "item_id": item_id, "event_ts_ms": 1000 * (place + 1)}
+        events.append(of_kind(**common, **values))
+    return log_of_events(events)
+
+
+def test_a_log_of_thumbs_has_popular_titles_and_neighbours() -> None:
+    log = _events(*[("up", f"u{user}", item_id) for user in range(3) for item_id in ("a", "b")], ("down", "u9", "a"))
+    moment = _moment(log, source="a")
+    assert _at(moment, popularity(moment), "a", "b") == [3, 3]
+    assert moment.replay.co_plays.pairs(3).counts_P.tolist() == [3, 3]
+
+
+def test_a_title_counts_once_whether_its_thumb_or_its_click_came_first() -> None:
+    for first in ("up", "down"):
+        log = _events((first, "u", "a"), ("click", "u", "b"), ("click", "u", "a"), ("click", "u", "a"))
+        replay = Replay(log)
+        replay.fold_until(log.events[-1].event_ts_ms + 1)
+        slots = replay.table.slots(["a", "b"])
+        assert replay.co_plays.plays_V[slots].tolist() == [1, 1], first
+        assert sorted(replay.counted_slots) == sorted(slots.tolist()), first
+
+
+def test_a_title_is_no_neighbour_of_itself_after_a_thumb_down() -> None:
+    replay = Replay(_events(("down", "u", "a"), ("click", "u", "a")))
+    replay.fold_until(10_000)
+    assert replay.co_plays.plays_V.sum() == 1
+    assert replay.co_plays.pairs(len(replay.table)).counts_P.tolist() == []
 
 
 def test_recent_counts_are_the_same_whether_asked_for_often_or_once() -> None:
