@@ -113,7 +113,9 @@ def judge_on_served(
 def judge_on_log(
     candidate: Artifact, current: Artifact | None, log: Log, chosen: set[int], bounds: Bounds, progress: Progress
 ) -> list[TaskVerdict]:
-    """The verdicts on chosen positive labels (object ids): all titles that a user has not engaged yet are ranked."""
+    """The verdicts on chosen labels (object ids): for positive ones all titles that a user has not engaged yet are
+    ranked, the others only check the calibration.
+    """
     artifacts = [candidate] if current is None else [candidate, current]
     replay = Replay(log)
     catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
@@ -124,14 +126,14 @@ def judge_on_log(
         if id(label) not in chosen:
             continue
         slots = catalogue[~np.isin(catalogue, list(replay.engaged.get(label.user_id, set())))]
-        labels_N = (slots == replay.table.slot_by_id.get(label.item_id, 0)).astype(np.float64)
-        if labels_N.any():
+        own_N = slots == replay.table.slot_by_id.get(label.item_id, 0)
+        if own_N.any():
             context = replay.context(label)
             scores = [
                 _as_doubles(score_candidates(*one, replay.table, context, slots))
                 for one in zip(artifacts, encoded, strict=True)
             ]
-            tallies[label.task].add(label.user_id, labels_N, scores)
+            tallies[label.task].add(label.user_id, (own_N & label.positive).astype(np.float64), scores)
     return judge(tallies, current is not None, bounds)
 
 

@@ -201,12 +201,14 @@ def _judge(
         return judge_on_served(candidate, current, _read(settings, args.join_again), bounds, progress)
     from model.evaluate import artifact_parts
     from model.log_arguments import log_named
-    from model.roles import choose_labels
+    from model.roles import choose_labels, choose_others
 
     log = log_named(args.log, settings)
     begin_ms = max(artifact_parts(one, log).middle_end_ms for one in artifacts if one is not None)
-    tested = [label for label in log.labels if label.ts_ms >= begin_ms and label.positive]
-    chosen = choose_labels(tested, args.max_labels, np.random.default_rng(args.seed))
+    tested = [label for label in log.labels if label.ts_ms >= begin_ms]
+    rng = np.random.default_rng(args.seed)
+    chosen = choose_labels([label for label in tested if label.positive], args.max_labels, rng)
+    chosen |= choose_others(tested, chosen, rng)
     return judge_on_log(candidate, current, log, chosen, bounds, progress)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import model.served_commands as commands
 from infra.errors import ArtifactInvalid, BadInput
+from model import log_arguments
 from model.artifact import CARD, install_artifact, load_artifact
 from model.progress import Silent
 from model.promotion import Bounds, Tally, judge, judge_on_log, judge_on_served, list_ndcg
@@ -142,6 +143,29 @@ def test_a_trained_artifact_beats_an_untrained_one_on_a_log_and_not_the_other_wa
     assert search.current is not None
     assert search.candidate > search.current
     assert any(one.reasons for one in worse)
+
+
+def test_labels_that_are_not_positive_check_the_calibration_and_rank_nothing(
+    small_log: Log,
+    trained: tuple[Path, TrainReport],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    artifact = load_artifact(trained[0])
+    later = [label for label in small_log.labels if label.ts_ms >= int(artifact.card.training["middle_end_ms"])]
+    liked, everything = ({id(label) for label in later if label.positive or one} for one in (False, True))
+    positive, all_of_it = (
+        judge_on_log(artifact, None, small_log, one, Bounds(), Silent()) for one in (liked, everything)
+    )
+    assert sum(one.requests for one in all_of_it) == len(liked) < len(everything)
+    for of_positive, of_all in zip(positive, all_of_it, strict=True):
+        assert (of_all.requests, of_all.candidate) == (of_positive.requests, of_positive.candidate)
+        assert of_all.base_rate < of_positive.base_rate
+    monkeypatch.setattr(log_arguments, "log_named", lambda name, settings: small_log)
+    main(["promote", str(trained[0]), "--current", str(tmp_path / "live"), "--from", "log", "--dry-run", "--json"])
+    judged = json.loads(capsys.readouterr().out)["tasks"]
+    assert [one["base_rate"] for one in judged] == [one.base_rate for one in all_of_it]
 
 
 def test_an_artifact_is_as_good_as_itself_on_served_rankings(served: ServedLog, untrained: Path) -> None:
