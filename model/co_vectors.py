@@ -12,6 +12,9 @@ and without a rate to tune.
 legend: V titles, P pairs, D = WIDTH
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -39,7 +42,7 @@ def co_vectors(pairs: Pairs, size: int) -> Floats:
         is_coalesced=True,
         check_invariants=False,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(SEED)
         kept = min(WIDTH + MORE, size)
         left_VD, strengths_D, _ = torch.svd_lowrank(matrix_VV, kept, ITERATIONS)
@@ -47,6 +50,17 @@ def co_vectors(pairs: Pairs, size: int) -> Floats:
     has_pair = np.unique(pairs.rows_P)
     vectors_VD[has_pair, : found_VD.shape[1]] = found_VD[has_pair]
     return vectors_VD
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums by another number of threads are rounded otherwise, and the same log would give another model."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def mutual_information(pairs: Pairs, size: int) -> Floats:

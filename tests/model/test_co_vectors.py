@@ -84,6 +84,18 @@ def test_the_same_pairs_give_the_same_vectors_and_leave_the_seed_of_training_alo
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_the_number_of_threads_changes_no_bit_of_the_vectors_and_stays_as_it_is() -> None:
+    pairs = grouped(CoPlays(), np.random.default_rng(2))
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        found.append(co_vectors(pairs, 61))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
 def test_nothing_after_the_training_part_is_in_them(small_log: Log) -> None:
     split = split_by_time(small_log)
     earlier = Log(small_log.items, [label for label in small_log.labels if label.ts_ms < split.train_end_ms])
