@@ -55,9 +55,11 @@ class Catalogue:
             self.version += 1
 
     def replace(self, other: "Catalogue") -> None:
-        """Hold exactly what `other` holds, in one step for every reader."""
+        """Hold exactly what `other` holds, in one step for every reader. That a topic was made anew and holds nothing
+        yet is no news for what is derived from the titles: `version` stays.
+        """
         self._items = dict(other._items)
-        self.version += 1
+        self.version += bool(other._items)
 
     def get(self, item_id: str) -> Item | None:
         """The title, deleted ones included; None when it is unknown."""

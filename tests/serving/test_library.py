@@ -66,3 +66,14 @@ def test_titles_of_an_artifact_stay_until_a_catalogue_was_read(library: Library)
     asyncio.run(library.put_artifact_items(titles("t", 2)))
     asyncio.run(library.put_catalogue(Catalogue()))
     assert library.titles_count == 2
+
+
+def test_titles_stay_while_the_topic_was_made_anew_and_holds_none_yet(library: Library) -> None:
+    catalogue = Catalogue(titles("old", 2))
+    asyncio.run(library.put_catalogue(catalogue))
+    catalogue.replace(Catalogue())
+    asyncio.run(library.put_catalogue(catalogue))
+    assert library.titles_count == 2
+    catalogue.put(titles("new", 1)[0])
+    asyncio.run(library.put_catalogue(catalogue))
+    assert [item.item_id for item in library.table.items if item is not None] == ["new0"]
