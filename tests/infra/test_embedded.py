@@ -23,6 +23,8 @@ from infra.errors import StackError
 from infra.settings import Settings, load_settings
 from streams.topics import CLICKS, TOPICS, create_topics
 
+pytestmark = pytest.mark.slow
+
 SERVERS = ("broker", "redis")
 
 
@@ -228,7 +230,6 @@ def test_servers_of_the_users_own_are_used_and_neither_started_nor_emptied(own: 
     assert client_of(topics.redis).get("row") == b"the user's"
 
 
-@pytest.mark.slow
 def test_address_where_nothing_answers_is_named(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     dead = Settings(state_dir=own.state_dir, redis=f"127.0.0.1:{free_port()}")

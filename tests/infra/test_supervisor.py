@@ -17,6 +17,8 @@ from infra.embedded import supervisor as supervisor_module
 from infra.embedded.supervisor import PartSpec, Supervisor
 from infra.errors import StackError
 
+pytestmark = pytest.mark.slow
+
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"

@@ -20,6 +20,8 @@ from serving.contract import Health, RankAnswer, Status
 from serving.intake import Intake
 from tests.serving.world import metric, running_app
 
+pytestmark = pytest.mark.slow
+
 WORK_S = 0.005
 QUEUE_MS = 100
 RECOVERY_S, ROUND_S = 5.0, 0.5

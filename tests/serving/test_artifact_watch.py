@@ -15,6 +15,8 @@ from serving.reproduce import reproduce_logged
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import make_items, running_scorer, wait_for_ranking, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def version(client: httpx.Client) -> str:
     answer = client.post("/rank", json={"user_id": "ann", "task": "pre_query", "items": ["t1", "t2"]})
@@ -51,7 +53,6 @@ def test_model_appears_is_replaced_and_a_damaged_one_is_refused(
         assert version(client) == second
 
 
-@pytest.mark.slow
 def test_answers_during_swaps_are_all_given_and_each_by_one_model(world_settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     kept = [tmp_path / f"kept-{seed}" for seed in range(3)]

@@ -22,6 +22,8 @@ from serving.retries import RetryPolicy
 from streams.events import Click, Play
 from tests.serving.world import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def url(client: httpx.Client) -> str:

@@ -15,6 +15,8 @@ from tests.running_time import running_s
 from tests.serving.test_admission import BusyRanker, make_api, no_lifespan
 from tests.serving.world import metric, running_app, wait_until
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 0.4
 QUESTION = {"user_id": "ann", "task": "pre_query"}
 BODY = json.dumps(QUESTION).encode()

@@ -11,6 +11,8 @@ from serving.experiments import DEFAULT, Experiment, artifact_folder, parse_expe
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import make_items, metric, running_scorer, wait_for_ranking, wait_until
 
+pytestmark = pytest.mark.slow
+
 USERS = [f"user-{number}" for number in range(20_000)]
 
 

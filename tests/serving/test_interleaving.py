@@ -23,6 +23,8 @@ from streams.topics import RANKINGS
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import make_items, metric, running_scorer, wait_for_ranking, wait_until
 
+pytestmark = pytest.mark.slow
+
 PAIR = "default+rival"
 LISTS = st.integers(0, 12).flatmap(lambda size: st.tuples(*2 * [st.permutations(range(size))]))
 SEEDS = st.integers(0, 2**32)
@@ -182,7 +184,6 @@ def test_without_the_second_model_the_answer_is_of_one(both_settings: Settings, 
     assert not any("team" in item for item in answer["items"])
 
 
-@pytest.mark.slow
 def test_the_variant_that_knows_what_members_like_wins(
     both_settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

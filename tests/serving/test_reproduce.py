@@ -25,6 +25,8 @@ from streams.audit.log_reader import LogReader
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import World, make_items, running_scorer, wait_for_ranking, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def ask_and_log(client: httpx.Client, settings: Settings, **fields: object) -> str:
     """The id of an answer, once it is in the log."""

@@ -13,6 +13,8 @@ from model.config import Personalisation, UnicornConfig
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import World, make_items, metric, running_scorer, wait_until
 
+pytestmark = pytest.mark.slow
+
 CLUSTERS = UnicornConfig(personalisation=Personalisation.CLUSTERS, clusters=1)
 
 

@@ -37,6 +37,8 @@ from streams.deltas import partition_of
 from streams.events import decode_record, to_engagement
 from streams.topics import CLICKS, create_topics
 
+pytestmark = pytest.mark.slow
+
 
 def until(condition: Callable[[], object], timeout_s: float = 30) -> None:
     deadline_s = monotonic_s() + timeout_s
@@ -225,7 +227,6 @@ def test_no_broker_and_no_store_are_lost_probes_and_no_error(tmp_path: Path) -> 
     assert exposed(metrics)['nowrank_canary_probes_total{result="lost"}'] == 2
 
 
-@pytest.mark.slow
 def test_a_canary_goes_on_when_broker_and_store_come_back(tmp_path: Path, probe: Probe) -> None:
     with EmbeddedServers(tmp_path) as servers:
         settings = Settings(kafka=servers.kafka, redis=servers.redis, state_dir=tmp_path, canary_timeout_s=2.0)

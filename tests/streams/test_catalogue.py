@@ -16,6 +16,8 @@ from streams.catalogue import CatalogueFollower, convert_item, decode_item, enco
 from streams.producer import Producer
 from streams.topics import create_topics, describe_topics
 
+pytestmark = pytest.mark.slow
+
 NOW_MS = 1_000_000
 FULL = Item(
     item_id="1",
@@ -127,7 +129,6 @@ def test_a_follower_sees_new_changed_and_removed_titles(topics: Settings) -> Non
     assert follower.ready
 
 
-@pytest.mark.slow
 def test_a_broker_that_is_away_never_raises_in_the_follower() -> None:
     settings = Settings(kafka=f"127.0.0.1:{free_port()}")
     with pytest.raises(BrokerUnavailable):

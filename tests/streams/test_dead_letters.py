@@ -27,6 +27,8 @@ from streams.log_ends import read_log_ends
 from streams.producer import Producer, new_event_id
 from streams.topics import CLICKS, DEAD_LETTERS, DELTAS, THUMBS, create_topics
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., int]
 
 

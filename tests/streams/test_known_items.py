@@ -18,6 +18,8 @@ from streams.known_items import KnownItems
 from streams.producer import Producer
 from streams.topics import create_topics
 
+pytestmark = pytest.mark.slow
+
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     deadline_s = monotonic_s() + timeout_s

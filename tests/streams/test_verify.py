@@ -27,6 +27,8 @@ from streams.topics import EVENT_TOPICS
 from tests.faults.workload import Load, Workload, send
 from tests.faults.world import World
 
+pytestmark = pytest.mark.slow
+
 EVENTS = 1_500
 
 
@@ -82,7 +84,6 @@ def test_a_store_that_was_folded_from_the_log_is_equal_to_it(folded: World) -> N
     assert report.records > EVENTS
 
 
-@pytest.mark.slow
 def test_rows_are_compared_at_their_own_version_while_a_worker_goes_on(folded: World, client: redis.Redis) -> None:
     workload = Workload(seed=12)
     worker = folded.worker("live").start()
@@ -138,7 +139,6 @@ def test_a_row_that_no_record_explains_is_a_difference(folded: World, client: re
     assert "no record is about it" in report.differences[0].expected
 
 
-@pytest.mark.slow
 def test_a_row_behind_its_checkpoint_and_one_that_lost_its_past_are_differences(
     folded: World, client: redis.Redis
 ) -> None:
@@ -241,7 +241,6 @@ def test_the_command_prints_a_table_and_ends_with_the_verdict(
     assert {one["key"] for one in json.loads(capsys.readouterr().out)["differences"]} == {"u1", "u2"}
 
 
-@pytest.mark.slow
 def test_a_broker_that_is_away_is_said_so(
     folded: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
