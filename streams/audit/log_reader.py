@@ -16,6 +16,7 @@ from infra.errors import BrokerUnavailable
 from infra.settings import Settings
 from streams.log_ends import read_log_ends
 from streams.stage import Record, log_name
+from streams.topics import NO_BROKER_ERRORS
 
 POLL_MS = 500
 POLL_RECORDS = 5_000
@@ -130,5 +131,5 @@ class LogReader:
                 retry_backoff_ms=FETCH_WAIT_MS,  # its sleep after a change of the assignment
                 bootstrap_timeout_ms=5_000,
             )
-        except KafkaError as error:
+        except NO_BROKER_ERRORS as error:
             raise BrokerUnavailable(f"no broker answers at {','.join(self._addresses)!r}: {error}") from error

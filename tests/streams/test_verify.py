@@ -244,8 +244,9 @@ def test_the_command_prints_a_table_and_ends_with_the_verdict(
 def test_a_broker_that_is_away_is_said_so(
     folded: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(BrokerUnavailable, match="no broker answers"):
-        verify_store(replace(folded.settings, kafka="127.0.0.1:1"), quiet)
+    for nowhere in ("127.0.0.1:1", "localhost:abc"):
+        with pytest.raises(BrokerUnavailable, match="no broker answers"):
+            verify_store(replace(folded.settings, kafka=nowhere), quiet)
     monkeypatch.setenv("NOWRANK_KAFKA", folded.settings.kafka)
     monkeypatch.setenv("NOWRANK_REDIS", "127.0.0.1:1")
     assert main(["verify"]) == 2
