@@ -99,7 +99,11 @@ def _read(
     make: Callable[[int, dict[str, Any]], Any],
 ) -> Iterator[Any]:
     known, needed = frozenset(known_and_needed[0]), known_and_needed[1]
-    columns, rows = open_table(path, lambda column: options.rename.get(column, column) in known)
+
+    def is_field(column: str) -> bool:
+        return options.rename.get(column, column) in known
+
+    columns, rows = open_table(path, is_field)
     _check_rename(path, options.rename, known, columns)
     if columns is not None:
         named = {options.rename.get(column, column) for column in columns}
@@ -107,7 +111,7 @@ def _read(
             raise BadInput(
                 "missing_field", f"{path} has no column {', '.join(missing)}; it has {', '.join(columns)}. {MAP_HINT}"
             )
-        seen.ignored_columns.update(column for column in columns if options.rename.get(column, column) not in known)
+        seen.ignored_columns.update(column for column in columns if not is_field(column))
     for row in rows:
         seen.rows += 1
         try:
