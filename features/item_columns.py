@@ -35,9 +35,9 @@ _PLAYS, *_RATED = (SIGNALS.index(signal) for signal in ("plays", *RATED))
 
 def item_sums(table: ItemTable, slots: Slots, now_ms: int) -> NDArray[Any]:
     """The (N, signals, half-lives) decayed sums of `features.item` at `now_ms`."""
-    ages_ms = np.maximum(now_ms - table.as_of_ms[slots], 0)[:, None]
+    ages_ms = np.maximum(now_ms - table.as_of_ms.take(slots), 0)[:, None]
     factors = np.exp2(-ages_ms / _HALF_LIVES_MS).astype(np.float32)
-    sums = table.sums[slots].reshape(len(slots), len(SIGNALS), len(HALF_LIVES)) * factors[:, None, :]
+    sums = table.sums.take(slots, axis=0).reshape(len(slots), len(SIGNALS), len(HALF_LIVES)) * factors[:, None, :]
     return np.asarray(np.maximum(sums, 0.0))
 
 
@@ -64,7 +64,7 @@ def item_columns(table: ItemTable, slots: Slots, now_ms: int, priors: tuple[floa
     rates = [
         smoothed(sums[:, slot, -1], sums[:, _PLAYS, -1], prior) for slot, prior in zip(_RATED, first_rates, strict=True)
     ]
-    first_seen_ms = table.first_seen_ms[slots]
+    first_seen_ms = table.first_seen_ms.take(slots)
     age_days = np.where(first_seen_ms > 0, np.maximum(now_ms - first_seen_ms, 0) / 86_400_000, 0.0)
     return [
         *counted.T,

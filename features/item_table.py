@@ -57,7 +57,7 @@ class ItemTable:
     def slots(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
         """The slots of items that are in the table; 0 for ones that are not."""
         find = self.slot_by_id.get
-        return np.array([find(item_id, 0) for item_id in item_ids], np.int64)
+        return np.fromiter([find(item_id, 0) for item_id in item_ids], np.int64)
 
     def set_item(self, item: Item) -> int:
         """Put a catalogue item in; returns its slot."""

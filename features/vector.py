@@ -7,6 +7,7 @@ by the scorer and the replay. Pure: time comes in as `now_ms`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from features.item_table import ITEM_GENRES, ItemTable
 from features.rates import log_share
 from features.session import current_session
 from features.tokens import GENRE_BUCKETS
-from features.top_targets import TopTargetsState
+from features.top_targets import SIGNALS, TopTargetsState
 from features.user import Moment, UserState
 from features.user_history import heaviest_titles
 
@@ -198,9 +199,11 @@ def _of_candidates(slots: Slots, weighed: Slots, values: Matrix) -> Matrix:
     """
     if not len(weighed):
         return np.zeros((*values.shape[:-1], len(slots)), np.float32)
-    order = np.argsort(weighed)
-    places = order[np.searchsorted(weighed, slots, sorter=order).clip(max=len(order) - 1)]
-    return np.where((weighed[places] == slots) & (slots > 0), values[..., places], np.float32(0.0))
+    order = weighed.argsort()
+    sorted_slots = weighed.take(order)
+    at = sorted_slots.searchsorted(slots).clip(max=len(order) - 1)
+    is_one = (sorted_slots.take(at) == slots) & (slots > 0)
+    return np.where(is_one, values.take(order.take(at), axis=-1), np.float32(0.0))
 
 
 def _target_columns(
@@ -211,9 +214,10 @@ def _target_columns(
     """
     if state is None or not state.targets:
         return np.zeros((3, len(slots)), np.float32)
-    targets = state.targets.values()
-    ages_ms = now_ms - np.array([target.as_of_ms for target in targets], np.int64)
-    sums = np.array([target.sums[1:] for target in targets]).T
+    targets, size = state.targets.values(), len(state.targets)
+    ages_ms = now_ms - np.fromiter([target.as_of_ms for target in targets], np.int64, size)
+    sums = np.fromiter(chain.from_iterable([target.sums for target in targets]), np.float64, size * len(SIGNALS))
+    sums = sums.reshape(size, len(SIGNALS)).T[1:]
     decayed = np.maximum(sums, 0.0) * np.exp2(-np.maximum(ages_ms, 0) / half_life_ms)
     both = decayed.sum(axis=0)
     columns = np.stack([*np.log1p(decayed), log_share(both, float(both.sum()), TARGET_SHARE_SCALE)])
@@ -247,5 +251,6 @@ def genre_profile(table: ItemTable, slots: Slots, weights: Matrix) -> Matrix:
 
 def _genre_likeness(table: ItemTable, slots: Slots, profiles_GP: Matrix) -> Matrix:
     """The (P, N) cosines of the candidates' genres with each profile."""
-    likeness_NP = profiles_GP[table.genre_tokens[slots]].sum(axis=1) * table.genre_weight[slots][:, None]
+    tokens_NK = table.genre_tokens.take(slots, axis=0)
+    likeness_NP = profiles_GP.take(tokens_NK, axis=0).sum(axis=1) * table.genre_weight.take(slots)[:, None]
     return np.asarray(likeness_NP.T, np.float32)

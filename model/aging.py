@@ -7,7 +7,7 @@ An artifact holds its tables as they were when it was trained. Were examples to 
 learn to trust them more than they are worth by the time of a request: on news, pairs are hours old.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,15 @@ class AgedTable:
         """Fit it again."""
         self._table = self._fit()
 
-    def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
-        """The (N,) scores of the candidates; 0 for titles that came after the fit."""
+    def scores_of_each(self, sources: Sequence[Sources], candidates_N: Ints) -> Floats:
+        """The (K, N) scores of the candidates with each of K sources; 0 for titles that came after the fit."""
         if self._table is None:
-            return np.zeros(len(candidates_N), np.float32)
+            return np.zeros((len(sources), len(candidates_N)), np.float32)
         size = len(self._table.begins) - 1
-        held_S, held_N = sources.slots_S < size, candidates_N < size
-        known = Sources(sources.slots_S[held_S], sources.weights_S[held_S])
-        scores_N = self._table.scores(known, np.where(held_N, candidates_N, 0))
-        return np.where(held_N, scores_N, np.float32(0.0)).astype(np.float32)
+        known = [Sources(slots_S[slots_S < size], weights_S[slots_S < size]) for slots_S, weights_S in sources]
+        held_N = candidates_N < size
+        scores_KN = self._table.scores_of_each(known, np.where(held_N, candidates_N, 0))
+        return np.where(held_N, scores_KN, np.float32(0.0)).astype(np.float32)
 
 
 class AgingNeighbours:

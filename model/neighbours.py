@@ -13,7 +13,7 @@ EASE (`ease.py`), and gives columns of its own then. Titles are numbered by slot
 artifact is the index in its vocabulary; 0 is no title and has no neighbours.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -53,9 +53,9 @@ class Pairs(NamedTuple):
 
 
 class Neighbours(Protocol):
-    """What scores candidates by their neighbourhood to source titles."""
+    """What scores candidates by their neighbourhood to each of several sources' titles."""
 
-    def scores(self, sources: Sources, candidates_N: Ints) -> Floats: ...
+    def scores_of_each(self, sources: Sequence[Sources], candidates_N: Ints) -> Floats: ...
 
 
 class CoPlays:
@@ -123,16 +123,27 @@ class NeighbourTable(NamedTuple):
 
     def scores(self, sources: Sources, candidates_N: Ints) -> Floats:
         """The (N,) scores of the candidates; for a table of `CoPlays` the same as its `scores` up to rounding."""
-        if len(sources.slots_S) == 0:
-            return np.zeros(len(candidates_N), np.float32)
-        columns, weighed = self._neighbours(sources)
-        return np.asarray(np.bincount(columns, weighed, len(self.begins) - 1)[candidates_N], np.float32)
+        [scores_N] = self.scores_of_each([sources], candidates_N)
+        return np.asarray(scores_N)
+
+    def scores_of_each(self, sources: Sequence[Sources], candidates_N: Ints) -> Floats:
+        """The (K, N) scores of the candidates with each of K sources, in one pass over all their neighbours."""
+        size = len(self.begins) - 1
+        held, sizes = self._held(np.concatenate([one.slots_S for one in sources]))
+        lengths = [len(one.slots_S) for one in sources]
+        weights = np.concatenate([one.weights_S for one in sources])
+        # Each of the K has places of its own for every title.
+        places = self.columns.take(held) + np.repeat(np.repeat(np.arange(len(sources)) * size, lengths), sizes)
+        weighed = self.weights.take(held) * np.repeat(weights, sizes)
+        scores_KV = np.bincount(places, weighed, len(sources) * size).reshape(len(sources), size)
+        return scores_KV.take(candidates_N, axis=1).astype(np.float32)
 
     def near(self, sources: Sources) -> tuple[Ints, Floats]:
         """Every neighbour of the sources, and its score: costs what the sources' neighbours are, not what all titles
         are.
         """
-        columns, weighed = self._neighbours(sources)
+        held, sizes = self._held(sources.slots_S)
+        columns, weighed = self.columns[held], self.weights[held] * np.repeat(sources.weights_S, sizes)
         if SPARSE * len(columns) < len(self.begins):
             found_N, places = np.unique(columns, return_inverse=True)
             return found_N.astype(np.int64), np.bincount(places, weighed, len(found_N)).astype(np.float32)
@@ -140,13 +151,13 @@ class NeighbourTable(NamedTuple):
         slots_N = np.flatnonzero(scores_V)
         return slots_N, scores_V[slots_N].astype(np.float32)
 
-    def _neighbours(self, sources: Sources) -> tuple[NDArray[np.int32], Floats]:
-        """The neighbours of all sources in one line, with their weights; a title once for each source."""
-        slots_S, weights_S = sources
-        begins_S, sizes_S = self.begins[slots_S], self.begins[slots_S + 1] - self.begins[slots_S]
-        # Each source's own run of places in the CSR arrays.
-        held = np.arange(sizes_S.sum()) + np.repeat(begins_S - np.cumsum(sizes_S) + sizes_S, sizes_S)
-        return self.columns[held], self.weights[held] * np.repeat(weights_S, sizes_S)
+    def _held(self, slots_S: Ints) -> tuple[Ints, Ints]:
+        """The places in the CSR arrays of all neighbours of the titles, one title after the other, and how many each
+        has.
+        """
+        begins_S = self.begins.take(slots_S)
+        sizes_S = self.begins.take(slots_S + 1) - begins_S
+        return np.arange(sizes_S.sum()) + np.repeat(begins_S - np.cumsum(sizes_S) + sizes_S, sizes_S), sizes_S
 
     def save(self, path: Path) -> None:
         """Write the table as compressed npz, without pickle."""
@@ -207,8 +218,8 @@ def similarities(
     neighbours: Neighbours, ease: Neighbours, sources: tuple[Sources, Sources, Sources], candidates_N: Ints
 ) -> Similarities:
     """The candidates' scores for the three sources of `context_sources`, by co-plays and by EASE, as columns."""
-    scores = [one.scores(source, candidates_N) for one in (neighbours, ease) for source in sources]
-    return Similarities(*np.arcsinh(CONTRAST * np.stack(scores)))
+    scores = [one.scores_of_each(sources, candidates_N) for one in (neighbours, ease)]
+    return Similarities(*np.arcsinh(CONTRAST * np.concatenate(scores)))
 
 
 def _sources(weighted: list[tuple[int, float]]) -> Sources:

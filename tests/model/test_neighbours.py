@@ -48,6 +48,17 @@ def test_the_sparse_table_scores_as_the_counts_do_also_after_saving(tmp_path: Pa
         assert loaded.scores(sources, candidates) == pytest.approx(counts.scores(sources, candidates), abs=1e-6)
 
 
+def test_several_sources_are_scored_together_as_each_alone() -> None:
+    table = _counted(_plays()).table(30)
+    each = [
+        Sources(np.array(slots, np.int64), np.linspace(1.0, 0.5, len(slots), dtype=np.float32))
+        for slots in ([3, 7, 9], [], [4])
+    ]
+    alone = [table.scores(sources, np.arange(30)) for sources in each]
+    assert alone[0].any()
+    assert np.array_equal(table.scores_of_each(each, np.arange(30)), np.stack(alone))
+
+
 @pytest.mark.parametrize("titles", [30, 5_000])  # among few titles, and so many that the table is sparse
 def test_the_neighbours_of_sources_are_all_titles_with_a_score(titles: int) -> None:
     table = _counted(_plays()).table(titles)
