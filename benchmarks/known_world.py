@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from model.batches import Catalogue
+from model.checkpoint import Losses
 from model.config import TrainConfig, UnicornConfig
-from model.fit import Losses, standardise
+from model.fit import standardise
 from model.position_bias import Correction
 from model.progress import Silent
 from model.promotion import list_ndcg

@@ -9,24 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import torch
-
 from infra.errors import ArtifactInvalid, SchemaMismatch
 from model import train
 from model.artifact import load_artifact
 from model.config import TrainConfig
 from model.export import write_graphs
 from model.unicorn import Unicorn
+from model.weights_file import save_weights
 from streams.labels import Log
 
-WEIGHTS = "weights.pt"
+WEIGHTS = "weights.safetensors"
 BUDGET_S = 60.0
 BRIEF = replace(TrainConfig(), train_labels=4_000, middle_labels=800, calibration_labels=200, epochs=1)
 
 
 def get_model(folder: Path, log: Log, labels: int, say: Callable[[str], None]) -> Path:
     """The artifact trained on the newest `labels` of the log; trained only when the folder holds none that fits."""
-    path = folder / f"artifact-{labels}"
+    path = folder / f"model-{labels}"
     try:
         say(f"the model of an earlier run: {load_artifact(path).version}")
     except (ArtifactInvalid, SchemaMismatch):
@@ -41,4 +40,4 @@ def get_model(folder: Path, log: Log, labels: int, say: Callable[[str], None]) -
 def write_with_weights(model: Unicorn, folder: Path) -> None:
     """Write the graphs, and the weights that they were made of."""
     write_graphs(model, folder)
-    torch.save(model.state_dict(), folder / WEIGHTS)
+    save_weights(folder / WEIGHTS, model.state_dict(), {})

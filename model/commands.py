@@ -92,6 +92,12 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the losses by epoch there: curve.json, curve.md and, with matplotlib, a plot",
     )
     parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="after each epoch write there what is needed to go on; where it stands already, go on from it",
+    )
+    parser.add_argument(
         "--history-encoder",
         metavar="RUN",
         help="begin the titles' vectors from those of a run of `nowrank train history LOG --part train`, of the same "
@@ -108,6 +114,7 @@ examples:
   nowrank train ~/ml-100k --out /models/today --labels 60000 --budget-s 900
   nowrank train events.parquet --items titles.jsonl
   nowrank dataset events.parquet --out built && nowrank train --dataset built
+  nowrank train --dataset built --budget-s 3600 --checkpoint runs/today.safetensors  # stopped? the same again
   nowrank train --without crossing --without counts --out /models/plain
   nowrank train --personalisation clusters --out /models/cacheable
   nowrank train history --part train --out runs/hstu && nowrank train --history-encoder runs/hstu
@@ -141,20 +148,18 @@ def train(args: argparse.Namespace) -> int:
     if args.id_dropout is not None:
         config = dataclasses.replace(config, id_dropout=args.id_dropout)
     if args.source == SERVED:
-        if args.history_encoder is not None:
-            raise BadInput(
-                "no_log", f"--history-encoder takes a log; with --from {SERVED} there is none to cut by time"
-            )
+        _check_served(args)
         return train_from_served(args, config, settings)
+    limits: dict[str, Any] = {"budget_s": args.budget_s, "checkpoint": args.checkpoint}
     with shown_progress() as progress:
         if args.dataset is not None:
             data = read_data_set(args.dataset)
             derived = data.derived
-            report = train_on_data_set(data, out_dir, config=config, budget_s=args.budget_s, progress=progress)
+            report = train_on_data_set(data, out_dir, config=config, **limits, progress=progress)
         else:
             log = log_of(args, settings)
             derived = log.derived
-            report = train_on_log(log, out_dir, config=config, budget_s=args.budget_s, progress=progress)
+            report = train_on_log(log, out_dir, config=config, **limits, progress=progress)
     card = report.card
     if args.curve is not None:
         write_curve(report, args.curve)
@@ -170,6 +175,19 @@ def train(args: argparse.Namespace) -> int:
         loss = min(report.middle_losses)
         print(f"data set {report.data_s:.0f} s, training {report.fit_s:.0f} s, loss of the middle part {loss:.4f}")
     return 0
+
+
+def _check_served(args: argparse.Namespace) -> None:
+    """Refuse what cannot go with --from served."""
+    why = {
+        "history_encoder": "it takes a log, and there is none to cut by time",
+        "dataset": "it was built from a log of events; name the one or the other",
+        "checkpoint": "the broker's log goes on meanwhile, so that no two such trainings have the same data",
+        "labels": "it takes what the log of rankings holds",
+    }
+    for name, reason in why.items():
+        if getattr(args, name) is not None:
+            raise BadInput("invalid_field", f"--{name.replace('_', '-')} cannot go with --from {SERVED}: {reason}")
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:

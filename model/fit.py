@@ -18,6 +18,7 @@ from infra import clock
 from infra.errors import NowrankError
 from model.batches import Catalogue, batch_inputs, drop_sides, with_id_dropout
 from model.calibration import fit_platt
+from model.checkpoint import Checkpoint, Losses, Training
 from model.clusters import member_means
 from model.config import TrainConfig
 from model.progress import Progress
@@ -35,8 +36,6 @@ CLUSTERED = 4_000
 # What the softmax weighs beside the binary cross entropy, and the logit of a place without a title.
 LISTWISE = 1.0
 PADDED = -1e9
-
-Losses = tuple[list[float], list[float]]
 
 
 def standardise(model: Unicorn, train: Examples) -> None:
@@ -57,54 +56,76 @@ def fit(
     config: TrainConfig,
     deadline_s: float,
     progress: Progress,
+    checkpoint: Checkpoint | None = None,
 ) -> Losses:
     """Adam on `batch_loss` until the middle part's loss stops falling; the best weights stay, each the mean of the
     newest steps.
 
-    `parts` are the training and the middle part. No epoch begins that would not end before `deadline_s` of the
-    monotonic clock. Returns both losses by epoch; raises `NowrankError` when no epoch ended with a finite loss.
+    `parts` are the training and the middle part. No epoch but the first begins that would not end before `deadline_s`
+    of the monotonic clock. With a `checkpoint` it goes on where that was left. Returns both losses by epoch; raises
+    `NowrankError` when no epoch ended with a finite loss.
     """
     train, middle = parts
     config = with_id_dropout(config, train, middle)
-    batches = max(1, len(train) // config.batch)
     optimiser = torch.optim.Adam(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    steps = batches * config.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(LAST_RATE, 1 - step / steps))
-    rng = np.random.default_rng(config.seed)
-    losses: Losses = ([], [])
-    average = WeightAverage(model, config.averaged)
-    best = model.state_dict()
-    for epoch in range(config.epochs):
+    training = Training(model, WeightAverage(model, config.averaged), optimiser)
+    if checkpoint is not None:
+        checkpoint.load(training)
+    losses = training.losses
+    while not _has_ended(losses[1], config):
         begin_s = clock.monotonic_s()
-        progress.step(f"epoch {epoch + 1}", batches)
-        fit_clusters(model, catalogue, train)
-        model.train()
-        total = 0.0
-        for rows in shuffled_batches(len(train), config.batch, rng):
-            loss = batch_loss(model, catalogue, train.take(rows), config)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_LIMIT)
-            optimiser.step()
-            average.update(model)
-            schedule.step()
-            total += loss.item()
-            progress.advance()
-        losses[0].append(total / batches)
-        losses[1].append(mean_loss(average.mean, catalogue, middle))
+        losses[0].append(_train_epoch(training, catalogue, train, config, progress))
+        losses[1].append(mean_loss(training.average.mean, catalogue, middle))
         progress.note(f"loss {losses[0][-1]:.4f}, middle part {losses[1][-1]:.4f}")
-        best_epoch = int(np.argmin(losses[1]))
-        if best_epoch == epoch:
-            best = copy.deepcopy(average.mean.state_dict())
+        if _best_epoch(losses[1]) == len(losses[1]) - 1:
+            training.best = copy.deepcopy(training.average.mean.state_dict())
+        if checkpoint is not None:
+            checkpoint.save(training)
         now_s = clock.monotonic_s()
-        if epoch - best_epoch >= config.patience or now_s + (now_s - begin_s) > deadline_s:
+        if now_s + (now_s - begin_s) > deadline_s:
             break
     check_finite(losses)
-    model.load_state_dict(best)
+    model.load_state_dict(training.best)
     model.eval()
     return losses
+
+
+def _best_epoch(middle_losses: list[float]) -> int:
+    return int(np.argmin(middle_losses))
+
+
+def _has_ended(middle_losses: list[float], config: TrainConfig) -> bool:
+    """Whether there were epochs enough, or so many in vain that no more are tried."""
+    done = len(middle_losses)
+    return done >= config.epochs or (done > 0 and done - 1 - _best_epoch(middle_losses) >= config.patience)
+
+
+def _train_epoch(
+    training: Training, catalogue: Catalogue, train: Examples, config: TrainConfig, progress: Progress
+) -> float:
+    """One look at all examples in random order; the mean loss."""
+    model, optimiser, epoch = training.model, training.optimiser, len(training.losses[0])
+    batches = max(1, len(train) // config.batch)
+    progress.step(f"epoch {epoch + 1}", batches)
+    rng = np.random.default_rng([config.seed, epoch])
+    torch.manual_seed(int(rng.integers(2**31)))
+    fit_clusters(model, catalogue, train)
+    model.train()
+    total = 0.0
+    for step, rows in enumerate(shuffled_batches(len(train), config.batch, rng), epoch * batches):
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * max(LAST_RATE, 1 - step / (batches * config.epochs))
+        loss = batch_loss(model, catalogue, train.take(rows), config)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_LIMIT)
+        optimiser.step()
+        training.average.update(model)
+        total += loss.item()
+        progress.advance()
+    return total / batches
 
 
 def check_finite(losses: Losses) -> None:

@@ -14,8 +14,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from infra import clock
 from model.batches import Catalogue, batch_inputs, drop_sides, with_id_dropout
+from model.checkpoint import Losses
 from model.config import TrainConfig
-from model.fit import GRADIENT_LIMIT, Losses, check_finite, fit_clusters, shuffled_batches
+from model.fit import GRADIENT_LIMIT, check_finite, fit_clusters, shuffled_batches
 from model.position_bias import Correction, PositionBias, inverse_propensities
 from model.progress import Progress
 from model.served_dataset import ServedExamples

@@ -19,11 +19,12 @@ from infra import clock
 from infra.errors import BadInput
 from model.artifact import Card, save_artifact
 from model.batches import Catalogue, with_id_dropout
+from model.checkpoint import Checkpoint, Losses, fingerprint
 from model.config import TrainConfig
 from model.data_set import DataSet
 from model.ease import fit_ease
 from model.export import write_graphs
-from model.fit import Losses, calibrate, fit, logits_of, sampled_ndcg, standardise
+from model.fit import calibrate, fit, logits_of, sampled_ndcg, standardise
 from model.pretrained import Pretrained, new_network, pretrained_titles
 from model.progress import Progress, Silent
 from model.replay import Replay
@@ -53,17 +54,22 @@ def train_on_log(
     config: TrainConfig = DEFAULT,
     budget_s: float = 150.0,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> TrainReport:
     """Train on the log and write the artifact to `out_dir`; raises `BadInput` when the log is too short.
 
     No epoch but the first begins that would not end within `budget_s`, so the budget decides, by the machine's speed,
-    how many there are; with time enough the same seed gives the same model.
+    how many there are; with time enough the same seed gives the same model. After each epoch `checkpoint` holds what is
+    needed to go on: the same call goes on from there.
     """
     begin_s = clock.monotonic_s()
     progress = progress or Silent()
     data = build_data_set(log, config, progress)
     data_s = clock.monotonic_s() - begin_s
-    return train_on_data_set(data, out_dir, config=config, budget_s=budget_s - data_s, progress=progress, data_s=data_s)
+    budget_s -= data_s
+    return train_on_data_set(
+        data, out_dir, config=config, budget_s=budget_s, progress=progress, data_s=data_s, checkpoint=checkpoint
+    )
 
 
 def train_on_data_set(
@@ -74,14 +80,16 @@ def train_on_data_set(
     budget_s: float = 150.0,
     progress: Progress | None = None,
     data_s: float = 0.0,
+    checkpoint: Path | None = None,
 ) -> TrainReport:
-    """Train on a data set and write the artifact to `out_dir`, in `budget_s` as `train_on_log` does; `data_s` is what
-    it took to build or read the data set.
+    """Train on a data set and write the artifact to `out_dir`, in `budget_s` and with a `checkpoint` as `train_on_log`
+    does; `data_s` is what it took to build or read the data set.
     """
     begin_s = clock.monotonic_s()
     config = with_id_dropout(config, data.train, data.middle)
     pretrained = pretrained_titles(data, config)
-    model, catalogue, losses = fit_network(data, config, begin_s + budget_s, progress or Silent(), pretrained)
+    kept = None if checkpoint is None else Checkpoint(checkpoint, fingerprint(data, config))
+    model, catalogue, losses = fit_network(data, config, begin_s + budget_s, progress or Silent(), pretrained, kept)
     logits_BK = logits_of(model, catalogue, data.calibration)
     counts = {"labels": len(data.train), "middle_labels": len(data.middle), "epochs": len(losses[0])}
     ndcg10 = sampled_ndcg(logits_BK, data.calibration)
@@ -105,7 +113,12 @@ def train_on_data_set(
 
 
 def fit_network(
-    data: DataSet, config: TrainConfig, deadline_s: float, progress: Progress, pretrained: Pretrained | None
+    data: DataSet,
+    config: TrainConfig,
+    deadline_s: float,
+    progress: Progress,
+    pretrained: Pretrained | None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Unicorn, Catalogue, Losses]:
     """A network that has learned from a data set, the titles as it takes them, and both losses by epoch."""
     catalogue = Catalogue.of(data.table)
@@ -113,7 +126,7 @@ def fit_network(
     torch.set_num_threads(config.threads)
     model = new_network(config.model, len(data.table), pretrained)
     standardise(model, data.train)
-    losses = fit(model, catalogue, (data.train, data.middle), config, deadline_s, progress)
+    losses = fit(model, catalogue, (data.train, data.middle), config, deadline_s, progress, checkpoint)
     return model, catalogue, losses
 
 

@@ -18,18 +18,18 @@ PARTS = 3
 
 
 class WeightAverage:
-    """`kept` of the mean stays at each step, less at the beginning; 0 is the last weights."""
+    """`kept` of the mean stays at each step, less at the beginning; 0 is the last weights. `steps` were taken in."""
 
     def __init__(self, model: Unicorn, kept: float) -> None:
         self.mean = copy.deepcopy(model)
         self._kept = kept
-        self._steps = 0
+        self.steps = 0
 
     @torch.no_grad()
     def update(self, model: Unicorn) -> None:
         """Take in the weights after a step; buffers, such as the clusters, are the newest."""
-        kept = min(self._kept, self._steps / (PARTS + self._steps))
-        self._steps += 1
+        kept = min(self._kept, self.steps / (PARTS + self.steps))
+        self.steps += 1
         for averaged, weight in zip(self.mean.parameters(), model.parameters(), strict=True):
             averaged.lerp_(weight, 1 - kept)
         for held, value in zip(self.mean.buffers(), model.buffers(), strict=True):

@@ -18,6 +18,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
+from safetensors.torch import load_file
 
 from benchmarks.baselines.sdk_features import FeastReader
 from benchmarks.ranking_model import WEIGHTS
@@ -55,7 +56,7 @@ class TorchModel:
     def __init__(self, path: Path, table: ItemTable) -> None:
         card = msgspec.json.decode((path / CARD).read_bytes(), type=Card)
         self._network = Unicorn(UnicornConfig(**card.config["model"]), vocabulary=len(card.vocabulary))
-        self._network.load_state_dict(torch.load(path / WEIGHTS, weights_only=True))
+        self._network.load_state_dict(load_file(path / WEIGHTS))
         self._network.eval()
         self._neighbours = NeighbourTable.load(path / NEIGHBOURS)
         self._ease = NeighbourTable.load(path / EASE)

@@ -7,7 +7,7 @@ legend: B requests
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from model.rank_graph import guarded
 from model.ranking_metrics import Rank, rank_of
 from model.train import fit_network
 from model.unicorn import Unicorn
+from model.weights_file import save_weights
 
 Floats = NDArray[np.float64]
 # Ranks by variant, (B, 2): what one training gives. The whole network ranks the requests with shuffled sessions too.
@@ -67,8 +68,8 @@ def _train_and_rank(plan: Plan, variant: Variant, seed: int, progress: Progress)
     for task in wanted:
         data = plan.data if task is None else _of_task(plan.data, task)
         model, catalogue, _ = fit_network(data, config, inf, progress, pretrained_titles(data, config))
-        weights = f"{variant.slug}-{seed}.pt" if task is None else f"{variant.slug}-{seed}-{task}.pt"
-        torch.save(model.state_dict(), plan.folder / weights)
+        name = f"{variant.slug}-{seed}" if task is None else f"{variant.slug}-{seed}-{task}"
+        save_weights(plan.folder / f"{name}.safetensors", model.state_dict(), asdict(config))
         rows = np.arange(len(recorded)) if task is None else np.flatnonzero(tasks == task)
         for name, ranks_B2 in ranks.items():
             progress.step(f"rank {name}, seed {seed}", len(rows))

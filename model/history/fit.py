@@ -30,12 +30,11 @@ from model.history.softmax import softmax_loss
 from model.history.windows import Batch, epoch_batches, gather
 from model.progress import Progress
 from model.ranking_metrics import summarise
+from model.weights_file import Weights
 
 LAST_RATE = 0.02
 WARM_UP_EPOCHS = 1.0
 GRADIENT_LIMIT = 5.0
-
-Weights = dict[str, Tensor]
 
 
 class Point(msgspec.Struct, frozen=True):

@@ -10,27 +10,24 @@ uses a trained encoder.
     curve.json, curve.md     the learning curve
 """
 
-import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from infra.errors import ArtifactInvalid
 from model.history.config import TrainingConfig
 from model.history.encoder import HistoryEncoder
-from model.history.fit import Point, Run, Weights, new_encoder, new_run
+from model.history.fit import Point, Run, new_encoder, new_run
 from model.history.joined import Joined
-
-T = TypeVar("T")
+from model.weights_file import Weights, load_weights, moments_of, named, put_moments, save_weights, under
 
 CHECKPOINT, ENCODER, RANKS = "checkpoint.safetensors", "encoder.safetensors", "ranks.safetensors"
 RESULT, CURVE_JSON, CURVE_MARKDOWN = "result.json", "curve.json", "curve.md"
+MADE_BY = "train: nowrank train history"
 MODEL, BEST, ADAM = "model.", "best.", "adam."
 
 
@@ -71,38 +68,31 @@ class EncoderCard(msgspec.Struct, frozen=True):
 def save_checkpoint(folder: Path, run: Run, histories: str) -> None:
     """Write the checkpoint, replaced in one step so that a kill leaves the old or the new one, and the curve."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {MODEL + name: value for name, value in run.model.state_dict().items()}
-    tensors |= {BEST + name: value for name, value in run.best.items()}
-    for place, moments in run.optimiser.state_dict()["state"].items():
-        tensors |= {f"{ADAM}{place}.{name}": value for name, value in moments.items()}
+    tensors = named(MODEL, run.model.state_dict()) | named(BEST, run.best) | named(ADAM, moments_of(run.optimiser))
     header = Header(run.config, histories, run.model.item.num_embeddings - 1, run.curve)
-    _save(folder / CHECKPOINT, tensors, header)
+    save_weights(folder / CHECKPOINT, tensors, header)
     (folder / CURVE_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(run.curve), indent=1) + b"\n")
     (folder / CURVE_MARKDOWN).write_text(curve_table(run.curve))
 
 
 def load_checkpoint(folder: Path) -> tuple[Run, str]:
     """The run of a checkpoint and the name of its histories; raises `ArtifactInvalid` when there is none."""
-    tensors, header = _load(folder / CHECKPOINT, Header)
+    tensors, header = load_weights(folder / CHECKPOINT, Header, MADE_BY)
     run = new_run(header.config, header.titles)
-    run.model.load_state_dict(_under(tensors, MODEL))
-    run.best, run.curve = _under(tensors, BEST), list(header.curve)
-    moments: dict[int, Weights] = {}
-    for name, value in _under(tensors, ADAM).items():
-        place, _, moment = name.partition(".")
-        moments.setdefault(int(place), {})[moment] = value
-    run.optimiser.load_state_dict({"state": moments, "param_groups": run.optimiser.state_dict()["param_groups"]})
+    run.model.load_state_dict(under(tensors, MODEL))
+    run.best, run.curve = under(tensors, BEST), list(header.curve)
+    put_moments(run.optimiser, under(tensors, ADAM))
     return run, header.histories
 
 
 def save_encoder(folder: Path, weights: Weights, card: EncoderCard) -> None:
     """Write the weights of a trained encoder."""
-    _save(folder / ENCODER, weights, card)
+    save_weights(folder / ENCODER, weights, card)
 
 
 def load_encoder(folder: Path) -> tuple[HistoryEncoder | Joined, EncoderCard]:
     """A trained encoder, ready to encode, and its card; raises `ArtifactInvalid` when there is none."""
-    weights, card = _load(folder / ENCODER, EncoderCard)
+    weights, card = load_weights(folder / ENCODER, EncoderCard, MADE_BY)
     sizes, titles = card.config.model, len(card.titles)
     model = Joined(sizes, titles) if sizes.parts else new_encoder(sizes, titles)
     model.load_state_dict(weights)
@@ -112,13 +102,13 @@ def load_encoder(folder: Path) -> tuple[HistoryEncoder | Joined, EncoderCard]:
 
 def save_result(folder: Path, result: Result, ranks: dict[str, NDArray[np.float64]]) -> None:
     """Write the result, and the ranks of `validation` and `test` by user, (U, 2)."""
-    _save(folder / RANKS, {name: torch.from_numpy(values) for name, values in ranks.items()}, {})
+    save_weights(folder / RANKS, {name: torch.from_numpy(values) for name, values in ranks.items()}, {})
     (folder / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
 
 
 def load_result(folder: Path) -> tuple[Result, dict[str, NDArray[np.float64]]]:
     """The result of a finished run and its ranks; raises `ArtifactInvalid` when the run is not finished."""
-    ranks, _ = _load(folder / RANKS, dict[str, Any])
+    ranks, _ = load_weights(folder / RANKS, dict[str, Any], MADE_BY)
     try:
         result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
     except (OSError, msgspec.MsgspecError) as error:
@@ -135,24 +125,3 @@ def curve_table(curve: list[Point]) -> str:
         for point in curve
     ]
     return "\n".join(lines) + "\n"
-
-
-def _under(tensors: Weights, prefix: str) -> Weights:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _save(path: Path, tensors: Weights, header: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    whole = {name: value.contiguous() for name, value in tensors.items()}
-    save_file(whole, beside, metadata={"card": msgspec.json.encode(header).decode()})
-    os.replace(beside, path)
-
-
-def _load(path: Path, kind: type[T]) -> tuple[Weights, T]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = msgspec.json.decode((file.metadata() or {}).get("card", ""), type=kind)
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (OSError, SafetensorError, msgspec.MsgspecError) as error:
-        raise ArtifactInvalid(f"{path} cannot be read: {error}; train: nowrank train history") from error

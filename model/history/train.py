@@ -13,7 +13,7 @@ import msgspec
 
 from infra.errors import BadInput
 from model.history.config import TrainingConfig
-from model.history.fit import Run, Weights, fit, new_run
+from model.history.fit import Run, fit, new_run
 from model.history.histories import Histories, LeaveOneOut, leave_one_out
 from model.history.joined import joined_config
 from model.history.ranking import ranks_of
@@ -31,6 +31,7 @@ from model.history.run_folder import (
 )
 from model.progress import Progress
 from model.ranking_metrics import summarise
+from model.weights_file import Weights
 
 
 @dataclass(frozen=True, slots=True)

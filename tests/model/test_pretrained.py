@@ -19,7 +19,6 @@ from model.progress import Silent
 from model.replay_dataset import split_by_time
 from model.train import build_data_set, train_on_data_set
 from model.unicorn import Unicorn
-from nowrank.cli import main
 from streams.labels import Log
 from tests.model.conftest import SMALL
 
@@ -110,8 +109,3 @@ def test_wider_vectors_are_turned_so_that_their_inner_products_stay() -> None:
     flat = torch.randn(40, 3) @ torch.randn(3, 8)
     assert torch.allclose(narrowed(flat, 3) @ narrowed(flat, 3).T, flat @ flat.T, atol=1e-4)
     assert narrowed(flat, 8) is flat
-
-
-def test_served_rankings_have_no_log_to_cut_so_they_take_no_encoder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--from", "served", "--history-encoder", "a-run"]) == 1
-    assert "takes a log" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_the_whole_network_ranks_as_its_artifact_does(
 
 def test_one_network_per_task_ranks_every_label(study: tuple[Path, dict[str, Any]], recorded: Recorded) -> None:
     folder, result = study
-    assert len(list((folder / NETWORKS).glob("one-network-per-task-0-*.pt"))) == len(result["labels"]) == 3
+    assert len(list((folder / NETWORKS).glob("one-network-per-task-0-*.safetensors"))) == len(result["labels"]) == 3
     assert set(result["models"][PER_TASK]) == set(recorded.names.tasks)
 
 
