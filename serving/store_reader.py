@@ -38,8 +38,8 @@ class RowKeys(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class RowsRead:
     """What was read. `targets` are the top lists by entity; `contained` are the offsets in each row that was looked
-    for, by entity: none in a row that does not exist. `invalid` are the entities whose rows cannot be decoded: they
-    count as missing.
+    for, by entity: none in a row that does not exist. `invalid` says by entity why its row cannot be decoded: such a
+    row counts as missing.
     """
 
     user: UserState = field(default_factory=UserState)
@@ -47,7 +47,7 @@ class RowsRead:
     user_as_of_ms: int = 0
     targets: dict[str, TopTargetsState] = field(default_factory=dict)
     stale: frozenset[str] = frozenset()
-    invalid: frozenset[str] = frozenset()
+    invalid: dict[str, str] = field(default_factory=dict)
     contained: dict[str, dict[str, int]] = field(default_factory=dict)
     store: Literal["ok", "missing", "timeout"] = "ok"
 
@@ -60,6 +60,7 @@ class StoreReader:
         self._project = project
         self._breaker = Breaker() if breaker is None else breaker
         self._remembered: OrderedDict[str, bytes] = OrderedDict()
+        self._reported: set[tuple[str, str, str]] = set()
 
     async def read(self, keys: RowKeys, now_ms: int, timeout_s: float, *, is_hurried: bool = False) -> RowsRead:
         """The rows of `keys`; a row that is older than its view's time to live counts as missing.
@@ -81,6 +82,7 @@ class StoreReader:
         except StoreUnavailable:
             return self._remembered_rows(keys.user_id, "missing", now_ms)
         rows = _to_rows(wanted, replies, now_ms)
+        self._report(wanted, rows.invalid)
         self._remember(keys.user_id, replies[0][1] if rows.user_status == "fresh" else None)
         return rows
 
@@ -88,6 +90,16 @@ class StoreReader:
         """Let go of the connection."""
         if self._link is not None:
             await self._link.close()
+
+    def _report(self, wanted: list[tuple[RowFamily, str]], invalid: dict[str, str]) -> None:
+        """Say once of each row what is wrong with it: a row of a country is met by every other request."""
+        for family, value in wanted if invalid else ():
+            if (why := invalid.get(family.name)) is None or (family.name, value, why) in self._reported:
+                continue
+            if len(self._reported) >= MAX_REMEMBERED:
+                self._reported.clear()
+            self._reported.add((family.name, value, why))
+            log.warning("the row of %s %s counts as missing: %s", family.name, hash_id(value), why)
 
     def _remember(self, user_id: str, history: bytes | None) -> None:
         """The member's history from now on; None: there is none that may be used."""
@@ -118,17 +130,17 @@ def _wanted(keys: RowKeys) -> list[tuple[RowFamily, str]]:
 
 
 def _to_rows(wanted: list[tuple[RowFamily, str]], replies: list[Any], now_ms: int) -> RowsRead:
-    stale, invalid = set(), set()
+    stale: set[str] = set()
+    invalid: dict[str, str] = {}
     # {}: there is no row, which is not the same as not read
     contained: dict[str, dict[str, int]] = {family.name: {} for family, _ in wanted}
     states: dict[str, Any] = {}
     user_as_of_ms = 0
-    for (family, value), reply in zip(wanted, replies, strict=True):
+    for (family, _), reply in zip(wanted, replies, strict=True):
         try:
             state, offsets = _decode(family, reply)
         except RowInvalid as error:
-            log.warning("the row of %s %s counts as missing: %s", family.name, hash_id(value), error)
-            invalid.add(family.name)
+            invalid[family.name] = str(error)
             continue
         if state is None:
             continue
@@ -147,7 +159,7 @@ def _to_rows(wanted: list[tuple[RowFamily, str]], replies: list[Any], now_ms: in
         user_as_of_ms=user_as_of_ms,
         targets=states,
         stale=frozenset(stale),
-        invalid=frozenset(invalid),
+        invalid=invalid,
         contained=contained,
     )
 

@@ -73,7 +73,7 @@ def test_rows_that_cannot_be_decoded_count_as_missing_and_the_others_are_read(
     redis_client.hset(USER.key("ann", filled.feast_project), USER.packed_fields[1], b"")  # type: ignore[arg-type]
     redis_client.hset(QUERY.key("far", filled.feast_project), CONTAINED_FIELD, b"\xc1")  # type: ignore[arg-type]
     rows = read(filled, RowKeys("ann", "far", "t2", "DE"), now_ms())
-    assert (rows.store, rows.user_status, rows.invalid) == ("ok", "default", {"user", "query"})
+    assert (rows.store, rows.user_status, set(rows.invalid)) == ("ok", "default", {"user", "query"})
     assert rows.contained.keys() == {"user", "query", "source_item", "country"}
     assert (rows.contained["user"], rows.contained["query"]) == ({}, {})
     assert set(rows.targets) == {"source_item", "country"}
@@ -81,8 +81,8 @@ def test_rows_that_cannot_be_decoded_count_as_missing_and_the_others_are_read(
     assert " ann " not in caplog.text
 
 
-def test_key_that_holds_no_row_counts_as_missing_and_is_no_failure_of_the_store(
-    filled: Settings, redis_client: redis.Redis
+def test_key_that_holds_no_row_counts_as_missing_is_named_once_and_is_no_failure_of_the_store(
+    filled: Settings, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis_client.set(USER.key("bad", filled.feast_project), "no row")
 
@@ -95,6 +95,7 @@ def test_key_that_holds_no_row_counts_as_missing_and_is_no_failure_of_the_store(
 
     rows = asyncio.run(many())
     assert [(one.store, one.user_status) for one in rows] == [("ok", "default"), ("ok", "default"), ("ok", "fresh")]
+    assert caplog.text.count("counts as missing") == 1
     assert set(rows[0].targets) == {"country"}
 
 
