@@ -25,6 +25,8 @@ from serving.title_index import TitleIndex
 
 MAX_TRENDING = 10_000
 MAX_NEW = 200
+# So long the same ones of the titles that were hardly shown or engaged are offered.
+TURN_MS = 60_000
 _EXPOSURE = [SUMS.index(f"{signal}_14d") for signal in ("impressions", "clicks", "plays")]
 
 
@@ -112,8 +114,8 @@ class Library:
             self._titles_version = version
         self.strength_V = strength_V
         self.trending_slots = np.argsort(-strength_V, kind="stable")[:-1][:MAX_TRENDING].tolist()
-        least_shown = map(int, 1 + np.argsort(exposure_V[1:], kind="stable"))
-        self.new_slots = list(islice((slot for slot in least_shown if self._is_open(slot, now_ms)), MAX_NEW))
+        least_shown = (slot for slot in least_first(exposure_V, now_ms // TURN_MS) if self._is_open(slot, now_ms))
+        self.new_slots = list(islice(least_shown, MAX_NEW))
 
     def may_recommend(self, slot: int, country: str | None, now_ms: int) -> bool:
         """Whether a title may be found: known and available.
@@ -146,3 +148,14 @@ class Library:
             if slot is None or self.table.items[slot] is not item:
                 self.table.set_item(item)
                 self.content_version += 1
+
+
+def least_first(exposure_V: NDArray[np.float32], turn: int) -> list[int]:
+    """The slots but 0 by rising exposure. Of equals, and often many titles have none at all, the one that came last and
+    one by lot stand in turn: what has just come is offered at once, and what has waited for long is not forgotten. The
+    same `turn` draws the same lots.
+    """
+    slots = np.arange(1, len(exposure_V))
+    lots = np.random.default_rng(turn).permutation(len(slots))
+    by_age, by_lot = (slots[np.lexsort((among_equals, exposure_V[1:]))] for among_equals in (-slots, lots))
+    return list(dict.fromkeys(np.stack([by_age, by_lot], axis=1).ravel().tolist()))

@@ -5,11 +5,13 @@ import asyncio
 import pytest
 
 from features.catalogue import Catalogue, Item
+from features.engagement import Task
 from features.item import SUMS, ItemState
 from features.rows import encode_contained
 from infra.clock import now_ms
 from infra.metrics import Metrics
-from serving.library import MAX_NEW, Library
+from serving.candidates import BUDGETS
+from serving.library import MAX_NEW, TURN_MS, Library
 from serving.near_cache import ItemRow
 
 DAY_MS = 86_400_000
@@ -43,7 +45,30 @@ def test_new_titles_are_offered_however_many_cannot_be(library: Library) -> None
     library.put_rows([idle_row("only-a-row")])
     later, new = titles("later", MAX_NEW, available_from_ms=now_ms() + DAY_MS), titles("new", 3, countries=("DE",))
     fill(library, *titles("deleted", MAX_NEW, deleted=True), *later, *new)
-    assert new_ids(library) == ["new0", "new1", "new2"]
+    assert set(new_ids(library)) == {"new0", "new1", "new2"}
+
+
+def test_a_title_that_has_just_come_is_offered_before_the_many_that_wait_and_these_have_their_turn(
+    library: Library,
+) -> None:
+    waiting = titles("waiting", 300)
+    fill(library, *waiting, *titles("just-come", 1))
+    assert new_ids(library)[0] == "just-come0"
+    offered: set[str] = set()
+    for turn in range(300):
+        library.refresh(now_ms() + turn * TURN_MS)
+        offered.update(new_ids(library)[: BUDGETS[Task.PRE_QUERY]["new"]])
+    assert offered == {item.item_id for item in waiting} | {"just-come0"}
+
+
+def test_what_is_new_stays_the_same_for_a_turn(library: Library) -> None:
+    at_ms = 1_000 * TURN_MS
+    asyncio.run(library.put_catalogue(Catalogue(titles("t", 300))))
+    offered = []
+    for shift_ms in (0, TURN_MS - 1, TURN_MS):
+        library.refresh(at_ms + shift_ms)
+        offered.append(new_ids(library))
+    assert offered[0] == offered[1] != offered[2]
 
 
 def test_titles_without_a_catalogue_may_be_new(library: Library) -> None:
