@@ -4,10 +4,12 @@ Enters: a `Ranking` of the log, the artifact that made it, the titles. Leaves: b
 `reproduce_command.py`.
 
 Logged are each title's columns and the request's inputs; the titles' vectors come from the artifact and the catalogue.
+A title that was written to the catalogue since may have another vector.
 ONNX Runtime gives a candidate the same bits however many others are scored with it (a test holds it to that), so that
 on the same build and processor the scores must be equal bit for bit.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,11 +35,15 @@ _COLUMN_BYTES = 4 * len(COLUMN_NAMES)
 
 
 class Reproduced(NamedTuple):
-    """One title's logged and computed score; `computed` is None where its columns were not logged."""
+    """One title's logged and computed score; `computed` is None where its columns were not logged. `has_changed`: it,
+    or one that the model compares it with, was written to the catalogue since, or so shortly before that the scorer may
+    not have had it yet.
+    """
 
     item_id: str
     logged: float
     computed: float | None
+    has_changed: bool = False
 
     @property
     def is_equal(self) -> bool:
@@ -59,16 +65,23 @@ def find_ranking(reader: LogReader, ranking_id: str) -> Ranking:
     return max(found, key=lambda ranking: ranking.event_ts_ms)
 
 
-def read_titles(reader: LogReader, artifact: Artifact | None) -> ItemTable:
-    """The titles as the scorer had them: the catalogue's, or the artifact's where there is no catalogue."""
+class Titles(NamedTuple):
+    """The titles as they are, and those that the scorer may have had otherwise."""
+
+    table: ItemTable
+    changed: Collection[str] = ()
+
+
+def read_titles(reader: LogReader, artifact: Artifact | None, at_ms: int) -> Titles:
+    """The catalogue's titles, or the artifact's where there is no catalogue; for an answer of `at_ms`."""
     catalogue = LoggedCatalogue(reader)
     if not catalogue.is_known and artifact is not None:
         for item in artifact.items:
             catalogue.table.set_item(item)
-    return catalogue.table
+    return Titles(catalogue.table, catalogue.changed_since(at_ms))
 
 
-def reproduce(ranking: Ranking, artifact: Artifact | None, table: ItemTable) -> list[Reproduced]:
+def reproduce(ranking: Ranking, artifact: Artifact | None, titles: Titles) -> list[Reproduced]:
     """The logged titles in their order, scored again.
 
     Raises `NowrankError` when the artifact is not the one that made the answer, or when the answer holds no inputs.
@@ -83,19 +96,27 @@ def reproduce(ranking: Ranking, artifact: Artifact | None, table: ItemTable) -> 
         raise NowrankError(
             f"ranking {ranking.ranking_id!r} was logged without its features: by a backfill, or by another version"
         )
+    table, changed = titles
+    compared: set[str] = set()
     pairs_NF = np.stack([np.frombuffer(item.features, np.float32) for item in whole])
     if artifact is None:
         scores_N = finite(popularity_scores(pairs_NF, TASK_NAMES[ranking.task]))
     else:
         slots = np.array([_slot(table, ranking, item.item_id) for item in whole], np.int64)
         inputs = unpack_inputs(table, ranking.inputs)
+        slots_compared = (inputs.source_slot, *inputs.session_slots_L.tolist(), *inputs.history_slots_T.tolist())
+        compared = {table.ids[slot] for slot in slots_compared}
         scores_N = finite(artifact.score(artifact.encode_items(table), inputs, slots, pairs_NF).logits_N)
     computed = dict(zip((item.item_id for item in whole), scores_N.tolist(), strict=True))
-    return [Reproduced(item.item_id, item.score, computed.get(item.item_id)) for item in ranking.items]
+    have_changed = not compared.isdisjoint(changed)
+    return [
+        Reproduced(item.item_id, item.score, computed.get(item.item_id), have_changed or item.item_id in changed)
+        for item in ranking.items
+    ]
 
 
 def reproduce_interleaved(
-    ranking: Ranking, artifacts: dict[str, Artifact], tables: dict[str, ItemTable]
+    ranking: Ranking, artifacts: dict[str, Artifact], titles: dict[str, Titles]
 ) -> list[Reproduced]:
     """The titles of an interleaved answer in their order, each scored again by the variant whose pick it is; a pinned
     one by the first. Raises like `reproduce`.
@@ -106,7 +127,7 @@ def reproduce_interleaved(
         items = [item for item in ranking.items if (item.team or variants[0]) == variant]
         if items:
             own = msgspec.structs.replace(ranking, items=items, model=model, variant=variant)
-            again = reproduce(own, artifacts[variant], tables[variant])
+            again = reproduce(own, artifacts[variant], titles[variant])
             computed |= {one.item_id: one for one in again}
     return [computed[item.item_id] for item in ranking.items]
 
@@ -127,12 +148,13 @@ def reproduce_logged(
                     "NOWRANK_ARTIFACT_DIR"
                 )
             artifacts = {name: load_artifact(artifact_folder(settings, name)) for name in ranking.variant.split(JOINT)}
-            tables = {name: read_titles(reader, artifact) for name, artifact in artifacts.items()}
-            return ranking, reproduce_interleaved(ranking, artifacts, tables)
+            at_ms = ranking.event_ts_ms
+            titles = {name: read_titles(reader, artifact, at_ms) for name, artifact in artifacts.items()}
+            return ranking, reproduce_interleaved(ranking, artifacts, titles)
         artifact = None
         if ranking.model != POPULARITY:
             artifact = load_artifact(folder or artifact_folder(settings, ranking.variant))
-        return ranking, reproduce(ranking, artifact, read_titles(reader, artifact))
+        return ranking, reproduce(ranking, artifact, read_titles(reader, artifact, ranking.event_ts_ms))
 
 
 def _slot(table: ItemTable, ranking: Ranking, item_id: str) -> int:

@@ -7,13 +7,13 @@ import argparse
 from pathlib import Path
 
 from infra.connected import broker_settings
-from serving.reproduce import reproduce_logged
+from serving.reproduce import Reproduced, reproduce_logged
 
 EXAMPLES = """examples:
   nowrank reproduce 0c9f63a2-7f9b-4a57-9f57-1df0b6a1f0c4       the answer with this `ranking_id`
   nowrank reproduce 0c9f63a2-... --artifact models/last-week   with the model that made it
 
-exit code: 0 every score is equal to the last bit, 1 one is not"""
+exit code: 0 every score is equal to the last bit, but for titles that have changed since; 1 one is not"""
 
 
 def reproduce_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +36,21 @@ def reproduce(args: argparse.Namespace) -> int:
     print(f"{'place':>5}  {'title':<40}{'logged':>16}{'computed':>16}")
     for place, one in enumerate(scores, 1):
         computed = "not logged" if one.computed is None else f"{one.computed:.7g}"
-        print(f"{place:>5}  {one.item_id[:38]:<40}{one.logged:>16.7g}{computed:>16}{'' if one.is_equal else '  <'}")
-    unequal = sum(one.computed is not None and not one.is_equal for one in scores)
-    unknown = sum(one.computed is None for one in scores)
+        print(f"{place:>5}  {one.item_id[:38]:<40}{one.logged:>16.7g}{computed:>16}{_mark(one)}")
+    differing = [one for one in scores if one.computed is not None and not one.is_equal]
+    unequal = sum(not one.has_changed for one in differing)
+    notes = {
+        "not logged": sum(one.computed is None for one in scores),
+        "differ because titles have changed since, or had just come": len(differing) - unequal,
+    }
     print(
         "equal, bit for bit" if not unequal else f"{unequal} scores differ",
-        f"({unknown} not logged)" if unknown else "",
+        *(f"({count} {note})" for note, count in notes.items() if count),
     )
     return 1 if unequal else 0
+
+
+def _mark(one: Reproduced) -> str:
+    if one.is_equal or one.computed is None:
+        return ""
+    return "  changed since" if one.has_changed else "  <"

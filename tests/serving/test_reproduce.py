@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from features.catalogue import Item
 from features.engagement import Kind, Task
 from features.item_table import ItemTable
 from features.model_inputs import RequestInputs, pack_inputs, request_inputs, unpack_inputs
@@ -20,7 +21,7 @@ from model.artifact import load_artifact
 from nowrank.cli import main
 from serving.fallback import popularity_scores
 from serving.process import ScorerProcess
-from serving.reproduce import find_ranking, read_titles, reproduce, reproduce_logged
+from serving.reproduce import Titles, find_ranking, read_titles, reproduce, reproduce_logged
 from streams.audit.log_reader import LogReader
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import World, make_items, running_scorer, wait_for_ranking, wait_until
@@ -60,10 +61,34 @@ def test_a_score_that_was_logged_otherwise_is_found(client: httpx.Client, world_
     ranking_id = ask_and_log(client, world_settings)
     artifact = load_artifact(world_settings.artifact_path)
     with LogReader(world_settings) as reader:
-        ranking, table = find_ranking(reader, ranking_id), read_titles(reader, artifact)
+        ranking = find_ranking(reader, ranking_id)
+        titles = read_titles(reader, artifact, ranking.event_ts_ms)
     first = msgspec.structs.replace(ranking.items[0], score=np.nextafter(np.float32(ranking.items[0].score), 9).item())
     changed = msgspec.structs.replace(ranking, items=[first, *ranking.items[1:]])
-    assert [one.is_equal for one in reproduce(changed, artifact, table)] == [False] + [True] * 19
+    assert [one.is_equal for one in reproduce(changed, artifact, titles)] == [False] + [True] * 19
+
+
+def test_a_score_of_a_title_that_has_changed_since_is_told_from_one_that_should_be_equal(
+    client: httpx.Client, world_settings: Settings
+) -> None:
+    ranking_id = ask_and_log(client, world_settings, task="more_like_this", source_item_id="t1")
+    artifact = load_artifact(world_settings.artifact_path)
+    with LogReader(world_settings) as reader:
+        ranking = find_ranking(reader, ranking_id)
+        table = read_titles(reader, artifact, ranking.event_ts_ms).table
+    first = ranking.items[0].item_id
+
+    def differing(changed: str) -> list[tuple[str, bool]]:
+        scores = reproduce(ranking, artifact, Titles(table, {changed}))
+        return [(one.item_id, one.has_changed) for one in scores if not one.is_equal]
+
+    assert differing(first) == []  # written again as it was
+    table.set_item(Item(item_id=first, title="Something Else Entirely", genres=("Other",)))
+    assert differing(first) == [(first, True)]
+    assert differing("t-of-another-answer") == [(first, False)]
+    table.set_item(Item(item_id="t1", title="Another Source", genres=("Other",)))
+    assert all(has_changed for _, has_changed in differing("t1"))  # all titles were compared with it
+    assert len(differing("t1")) > 1
 
 
 def test_another_model_is_refused(client: httpx.Client, world_settings: Settings, tmp_path: Path) -> None:
