@@ -9,9 +9,9 @@ from typing import Annotated
 from msgspec import Meta
 
 MAX_TIMESTAMP_MS = 253_402_300_799_999  # the end of the year 9999, and of protobuf's timestamps
-# The greatest numbers are watched milliseconds; nobody has watched one title for that long.
+# The greatest numbers are watched milliseconds: all people on earth could not watch one title for that long.
 MAX_TOTAL = 10**18
-MAX_SUM = 2.0**53  # what is added to a sum of this size and taken away again leaves it as it was, to within 1
+MAX_SUM = 1e18
 MAX_WEIGHT = 1e9
 
 TimestampMs = Annotated[int, Meta(ge=0, le=MAX_TIMESTAMP_MS)]

@@ -220,7 +220,7 @@ def test_a_table_grows_and_keeps_what_it_holds() -> None:
     assert len(table) == 101
 
 
-@pytest.mark.parametrize("total", [np.nan, np.inf, 1e39, -1e39, 1e17, -1e17])
+@pytest.mark.parametrize("total", [np.nan, np.inf, 1e39, -1e39, 1e19, -1e19])
 def test_an_item_row_of_sums_that_are_out_of_bounds_is_an_empty_one(table: ItemTable, total: float) -> None:
     alone = ItemTable().totals.priors(NOW_MS)
     table.set_state(table.slot(STAR_WARS), item_state(plays=total, clicks=1.0))
