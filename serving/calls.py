@@ -6,13 +6,16 @@ it makes.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import httpx
 import msgspec
 
+from features.user import SEEN_CAPACITY
 from infra.errors import InvalidRequest, ScorerUnavailable
 from serving.contract import Health, Problem, RankAnswer, RankRequest, Taken
 from streams.events import Event, TaskName, encode_event
@@ -25,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One call: what to send, how to read the answer, and whether it may be sent again."""
+    """One call: what to send, how to read the answer, if it may be sent again; `first` of its batch went before."""
 
     method: str
     path: str
@@ -33,6 +36,7 @@ class Call(Generic[T]):
     body: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     is_repeatable: bool = False
+    first: int = 0
 
 
 def rank_call(
@@ -55,10 +59,30 @@ def rank_call(
     return Call("POST", "/rank", _read_answer, msgspec.json.encode(request), {"Content-Type": JSON_TYPE}, True)
 
 
-def events_call(events: Iterable[Event]) -> Call[Taken] | None:
-    """The events as lines, None when there are none. It may be repeated: an event id counts once."""
-    body = b"\n".join(encode_event(event) for event in events)
-    return Call("POST", "/events", _read_taken, body, {"Content-Type": NDJSON_TYPE}, True) if body else None
+def events_calls(events: Iterable[Event]) -> list[Call[Taken]]:
+    """The events as lines: calls to be made one after the other, none when there are no events.
+
+    Each may be repeated, because none holds more events of one user and type than a user's row remembers the ids of.
+    """
+    calls: list[Call[Taken]] = []
+    lines: list[bytes] = []
+    counts: Counter[tuple[str, str]] = Counter()
+    first = 0
+    for index, event in enumerate(events):
+        log = type(event).__name__, str(getattr(event, "user_id", None))
+        if counts[log] == SEEN_CAPACITY:
+            calls.append(_events_call(lines, first))
+            lines, first = [], index
+            counts.clear()
+        counts[log] += 1
+        lines.append(encode_event(event))
+    return [*calls, _events_call(lines, first)] if lines else calls
+
+
+def _events_call(lines: list[bytes], first: int) -> Call[Taken]:
+    """Events of which the first is number `first` (from 0) of its batch."""
+    read = partial(_read_taken, first=first)
+    return Call("POST", "/events", read, b"\n".join(lines), {"Content-Type": NDJSON_TYPE}, True, first)
 
 
 def health_call() -> Call[Health]:
@@ -72,13 +96,16 @@ def _read_answer(response: httpx.Response) -> RankAnswer:
     return _decode(response, RankAnswer)
 
 
-def _read_taken(response: httpx.Response) -> Taken:
+def _read_taken(response: httpx.Response, first: int) -> Taken:
     if response.status_code == httpx.codes.OK:
-        return _decode(response, Taken)
-    rejected = _problem(response).rejected
-    if rejected is not None and response.is_client_error:
-        return Taken(accepted=0, rejected=rejected)
-    raise _refusal(response)
+        taken = _decode(response, Taken)
+    else:
+        rejected = _problem(response).rejected
+        if rejected is None or not response.is_client_error:
+            raise _refusal(response)
+        taken = Taken(accepted=0, rejected=rejected)
+    placed = [msgspec.structs.replace(one, index=first + one.index) for one in taken.rejected]
+    return Taken(accepted=taken.accepted, rejected=placed)
 
 
 def _read_health(response: httpx.Response) -> Health:

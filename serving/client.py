@@ -6,7 +6,6 @@ rank`. What is sent and read stands in `calls.py`, when it is sent again in `ret
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -14,12 +13,11 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from infra.clock import monotonic_s
 from infra.errors import ScorerUnavailable
 from infra.settings import load_settings
-from serving.calls import Call, events_call, health_call, rank_call
+from serving.calls import events_calls, health_call, rank_call
 from serving.contract import DEFAULT_LIMIT, Health, RankAnswer, Taken
-from serving.retries import Outcome, RetryPolicy, Send, converse
+from serving.retries import Outcome, RetryPolicy, Send, Steps, Terms, converse, converse_in_turn
 from streams.events import Event, TaskName
 
 DEFAULT_TIMEOUT_S = 2.0
@@ -50,8 +48,7 @@ class Scorer:
         when no scorer is known.
         """
         self.url = _known_url(url)
-        self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
+        self._terms = Terms(self.url, retry or RetryPolicy(), timeout_s)
         self._http = httpx.Client(transport=transport, **_options(self.url, connections, token))
 
     def rank(
@@ -70,19 +67,21 @@ class Scorer:
         `include_seen`, `groups`, `rows`, `per_row`, `deadline_ms`, `log`, `id`. Raises `InvalidRequest` for what the
         scorer refuses, `ScorerUnavailable` when it does not answer.
         """
-        return self._call(rank_call(user_id, task, items, limit, more), timeout_s)
+        return self._take(converse(rank_call(user_id, task, items, limit, more), self._terms.within(timeout_s)))
 
     def send_events(self, events: Iterable[Event], *, timeout_s: float | None = None) -> Taken:
         """Publish plays, clicks and thumbs through the scorer.
 
-        Returns what was accepted and what was not, once Kafka has it.
+        Returns what was accepted and what was not, once Kafka has it. A user's row remembers the last 64 ids of each
+        type of event, so a batch with more of one user and type goes in several sendings, one after the other and each
+        repeated by itself; `timeout_s` is for all of them. Raises as `rank` does: `ScorerUnavailable` says how many
+        events had been answered before, and only the others may be given again.
         """
-        call = events_call(events)
-        return Taken(accepted=0, rejected=[]) if call is None else self._call(call, timeout_s)
+        return self._take(converse_in_turn(events_calls(events), self._terms.within(timeout_s)))
 
     def health(self, *, timeout_s: float | None = None) -> Health:
         """What the scorer can answer with, warm or not."""
-        return self._call(health_call(), timeout_s)
+        return self._take(converse(health_call(), self._terms.within(timeout_s)))
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -96,26 +95,22 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _call(self, call: Call[T], timeout_s: float | None) -> T:
-        deadline_s = self._timeout_s if timeout_s is None else timeout_s
-        steps = converse(call, self.url, self._retry, deadline_s, monotonic_s, random.random())
+    def _take(self, steps: Steps[T]) -> T:
         outcome: Outcome | None = None
         try:
             while True:
                 step = steps.send(outcome)
                 if isinstance(step, Send):
-                    outcome = self._send(call, step)
+                    outcome = self._send(step)
                 else:
                     outcome = None
                     time.sleep(step.wait_s)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
-    def _send(self, call: Call[T], step: Send) -> Outcome:
+    def _send(self, step: Send) -> Outcome:
         try:
-            return self._http.request(
-                call.method, call.path, content=call.body, headers=call.headers, timeout=step.timeout_s
-            )
+            return self._http.request(**_request(step))
         except httpx.HTTPError as error:
             return error
 
@@ -138,8 +133,7 @@ class AsyncScorer:
     ) -> None:
         """As `Scorer`'s."""
         self.url = _known_url(url)
-        self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
+        self._terms = Terms(self.url, retry or RetryPolicy(), timeout_s)
         self._http = httpx.AsyncClient(transport=transport, **_options(self.url, connections, token))
 
     async def rank(
@@ -153,16 +147,15 @@ class AsyncScorer:
         **more: Any,
     ) -> RankAnswer:
         """As `Scorer.rank`."""
-        return await self._call(rank_call(user_id, task, items, limit, more), timeout_s)
+        return await self._take(converse(rank_call(user_id, task, items, limit, more), self._terms.within(timeout_s)))
 
     async def send_events(self, events: Iterable[Event], *, timeout_s: float | None = None) -> Taken:
         """As `Scorer.send_events`."""
-        call = events_call(events)
-        return Taken(accepted=0, rejected=[]) if call is None else await self._call(call, timeout_s)
+        return await self._take(converse_in_turn(events_calls(events), self._terms.within(timeout_s)))
 
     async def health(self, *, timeout_s: float | None = None) -> Health:
         """As `Scorer.health`."""
-        return await self._call(health_call(), timeout_s)
+        return await self._take(converse(health_call(), self._terms.within(timeout_s)))
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -176,27 +169,23 @@ class AsyncScorer:
     ) -> None:
         await self.close()
 
-    async def _call(self, call: Call[T], timeout_s: float | None) -> T:
-        deadline_s = self._timeout_s if timeout_s is None else timeout_s
-        steps = converse(call, self.url, self._retry, deadline_s, monotonic_s, random.random())
+    async def _take(self, steps: Steps[T]) -> T:
         outcome: Outcome | None = None
         try:
             while True:
                 step = steps.send(outcome)
                 if isinstance(step, Send):
-                    outcome = await self._send(call, step)
+                    outcome = await self._send(step)
                 else:
                     outcome = None
                     await asyncio.sleep(step.wait_s)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
-    async def _send(self, call: Call[T], step: Send) -> Outcome:
+    async def _send(self, step: Send) -> Outcome:
         try:
             async with asyncio.timeout(step.timeout_s):
-                return await self._http.request(
-                    call.method, call.path, content=call.body, headers=call.headers, timeout=step.timeout_s
-                )
+                return await self._http.request(**_request(step))
         except TimeoutError as error:
             return httpx.ReadTimeout(str(error))
         except httpx.HTTPError as error:
@@ -210,6 +199,18 @@ def _known_url(url: str | None) -> str:
             "no scorer is known: start one with `nowrank up`, or set NOWRANK_SCORER_URL=http://host:port"
         )
     return known
+
+
+def _request(step: Send) -> dict[str, Any]:
+    """What both kinds of HTTP clients send for a step."""
+    call = step.call
+    return {
+        "method": call.method,
+        "url": call.path,
+        "content": call.body,
+        "headers": call.headers,
+        "timeout": step.timeout_s,
+    }
 
 
 def _options(url: str, connections: int, token: str | None) -> dict[str, Any]:

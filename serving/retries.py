@@ -1,18 +1,21 @@
 """The way of one call of a client: send, wait, send again, until there is an answer or the time is over.
 
-Enters: a `Call`, a `RetryPolicy`, a deadline; then what came of each sending. Leaves: steps to take (`Send`, `Wait`),
+Enters: `Call`s and their `Terms`; then what came of each sending. Leaves: steps to take (`Send`, `Wait`),
 at the end what the call reads. Driven by both clients of `client.py`, one that blocks and one that awaits; it does
 neither.
 """
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TypeVar
+import random
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
 import httpx
 
+from infra.clock import monotonic_s
 from infra.errors import ScorerUnavailable, SettingsError
 from serving.calls import Call
+from serving.contract import Taken
 
 RETRIED_CODES = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 # The connection could not be made, or broke before there was an answer. A scorer that is slow is not asked again.
@@ -55,6 +58,7 @@ class RetryPolicy:
 class Send:
     """Send the call, and wait for its answer at most this long."""
 
+    call: Call[Any]
     timeout_s: float
 
 
@@ -65,22 +69,62 @@ class Wait:
     wait_s: float
 
 
-def converse(
-    call: Call[T], url: str, policy: RetryPolicy, timeout_s: float, clock: Callable[[], float], chance: float
-) -> Generator[Send | Wait, Outcome | None, T]:
-    """The steps of one call of a scorer at `url`: give it what came of each `Send`; it returns what the call reads.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Which scorer is asked, how often and how long; `chance` in [0, 1) spreads its callers."""
+
+    url: str
+    policy: RetryPolicy
+    timeout_s: float
+    clock: Callable[[], float] = monotonic_s
+    chance: Callable[[], float] = random.random
+
+    def within(self, timeout_s: float | None) -> Self:
+        """The same with a deadline of a call's own, if it has one."""
+        return self if timeout_s is None else replace(self, timeout_s=timeout_s)
+
+
+Steps = Generator[Send | Wait, Outcome | None, T]
+
+
+def converse(call: Call[T], terms: Terms) -> Steps[T]:
+    """The steps of one call: give it what came of each `Send`; it returns what the call reads.
 
     Raises `InvalidRequest`, `ScorerUnavailable`. No `Send` begins `timeout_s` after the first one or later.
     """
-    begin_s, attempt = clock(), 0
+    return _converse(call, terms, terms.clock() + terms.timeout_s)
+
+
+def converse_in_turn(calls: Sequence[Call[Taken]], terms: Terms) -> Steps[Taken]:
+    """The steps of a batch's calls, each begun when the one before it has its answer; the deadline is for all of them.
+
+    Raises as `converse` does; `ScorerUnavailable` says how much of the batch went before.
+    """
+    end_s = terms.clock() + terms.timeout_s
+    accepted, rejected = 0, []
+    for call in calls:
+        try:
+            taken = yield from _converse(call, terms, end_s)
+        except ScorerUnavailable as error:
+            if not call.first:
+                raise
+            raise ScorerUnavailable(f"{error}; the first {call.first} events have had their answer") from error
+        accepted += taken.accepted
+        rejected += taken.rejected
+    return Taken(accepted=accepted, rejected=rejected)
+
+
+def _converse(call: Call[T], terms: Terms, end_s: float) -> Steps[T]:
+    chance, attempt = terms.chance(), 0
+    last_s = min(end_s, terms.clock() + terms.policy.total_s)
     while True:
         attempt += 1
-        outcome = yield Send(max(begin_s + timeout_s - clock(), LEAST_TIMEOUT_S))
+        outcome = yield Send(call, max(end_s - terms.clock(), LEAST_TIMEOUT_S))
         if outcome is None:
             raise TypeError("a `Send` must be answered with its outcome")
-        wait_s = policy.wait_s(outcome, attempt, chance) if call.is_repeatable else None
-        if wait_s is None or clock() - begin_s + wait_s >= min(timeout_s, policy.total_s):
-            return _read(call, outcome, url)
+        wait_s = terms.policy.wait_s(outcome, attempt, chance) if call.is_repeatable else None
+        if wait_s is None or terms.clock() + wait_s >= last_s:
+            return _read(call, outcome, terms.url)
         yield Wait(wait_s)
 
 

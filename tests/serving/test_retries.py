@@ -3,19 +3,21 @@
 import asyncio
 import json
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
 import pytest
 
+from features.user import SEEN_CAPACITY
 from infra.errors import InvalidRequest, ScorerUnavailable, SettingsError
-from serving.calls import Call, health_call, rank_call
+from serving.calls import Call, events_calls, health_call, rank_call
 from serving.client import AsyncScorer, Scorer
 from serving.contract import RankAnswer, Status, Taken
-from serving.retries import Outcome, RetryPolicy, Send, Wait, converse
-from streams.events import Click
+from serving.retries import Outcome, RetryPolicy, Send, Terms, Wait, converse, converse_in_turn
+from streams.events import Click, Play
 
 ANSWER = RankAnswer(
     ranking_id="r",
@@ -28,6 +30,9 @@ ANSWER = RankAnswer(
 AT_ONCE = RetryPolicy(first_wait_s=0.0)
 CLICK = Click(event_id=str(uuid.uuid4()), user_id="ann", item_id="t1", event_ts_ms=1)
 OK = msgspec.json.encode(ANSWER)
+
+
+Network = Callable[[httpx.Request], httpx.Response]
 
 
 class Scripted:
@@ -45,12 +50,12 @@ class Scripted:
         return outcome
 
 
-def ask_blocking(network: Scripted, method: str, *args: Any, retry: RetryPolicy = AT_ONCE, **more: Any) -> Any:
+def ask_blocking(network: Network, method: str, *args: Any, retry: RetryPolicy = AT_ONCE, **more: Any) -> Any:
     with Scorer("http://scorer", retry=retry, transport=httpx.MockTransport(network)) as scorer:
         return getattr(scorer, method)(*args, **more)
 
 
-def ask_awaiting(network: Scripted, method: str, *args: Any, retry: RetryPolicy = AT_ONCE, **more: Any) -> Any:
+def ask_awaiting(network: Network, method: str, *args: Any, retry: RetryPolicy = AT_ONCE, **more: Any) -> Any:
     async def once() -> Any:
         async with AsyncScorer("http://scorer", retry=retry, transport=httpx.MockTransport(network)) as scorer:
             return await getattr(scorer, method)(*args, **more)
@@ -82,6 +87,93 @@ def test_events_are_sent_again_with_the_same_ids(ask: Callable[..., Any]) -> Non
     network = Scripted(httpx.Response(503), httpx.Response(200, content=msgspec.json.encode(taken)))
     assert ask(network, "send_events", [CLICK]) == taken
     assert network.sent[0].content == network.sent[1].content
+
+
+def clicks(count: int, user_id: str = "ann") -> list[Click]:
+    return [Click(event_id=str(uuid.uuid4()), user_id=user_id, item_id="t1", event_ts_ms=1) for _ in range(count)]
+
+
+class Window:
+    """A scorer that takes every line, and remembers as many ids of each user and type as a row does.
+
+    Its answer to the sending that `lost` counts (from 0) is lost.
+    """
+
+    def __init__(self, lost: int) -> None:
+        self.counted = 0
+        self.sendings: list[int] = []
+        self._lost = lost
+        self._seen: dict[tuple[str, str], deque[str]] = {}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        events = [json.loads(line) for line in request.content.splitlines()]
+        for event in events:
+            seen = self._seen.setdefault((event["user_id"], event["type"]), deque(maxlen=SEEN_CAPACITY))
+            if event["event_id"] not in seen:
+                self.counted += 1
+                seen.append(event["event_id"])
+        self.sendings.append(len(events))
+        if len(self.sendings) == self._lost + 1:
+            raise httpx.RemoteProtocolError("gone")
+        return httpx.Response(200, json={"accepted": len(events), "rejected": []})
+
+
+@pytest.mark.parametrize("lost", range(3))
+def test_events_whose_answer_was_lost_count_once(ask: Callable[..., Any], lost: int) -> None:
+    scorer, batch = Window(lost), clicks(2 * SEEN_CAPACITY + 10)
+    assert ask(scorer, "send_events", batch) == Taken(accepted=len(batch), rejected=[])
+    assert scorer.counted == len(batch)
+
+
+def test_events_of_many_users_and_types_go_together(ask: Callable[..., Any]) -> None:
+    plays = [
+        Play(event_id=str(uuid.uuid4()), user_id="ann", item_id="t1", event_ts_ms=1, watched_ms=1, duration_ms=2)
+    ] * SEEN_CAPACITY
+    scorer, batch = Window(-1), [*clicks(SEEN_CAPACITY), *clicks(SEEN_CAPACITY, "bob"), *plays]
+    ask(scorer, "send_events", batch)
+    assert scorer.sendings == [len(batch)]
+
+
+def test_rejected_events_are_named_by_their_place_in_the_whole_batch(ask: Callable[..., Any]) -> None:
+    def first_is_bad(request: httpx.Request) -> httpx.Response:
+        count = len(request.content.splitlines())
+        return httpx.Response(
+            200,
+            json={"accepted": count - 1, "rejected": [{"index": 0, "reason": "invalid_field", "message": "bad"}]},
+        )
+
+    taken = ask(first_is_bad, "send_events", clicks(SEEN_CAPACITY + 2))
+    assert (taken.accepted, [one.index for one in taken.rejected]) == (SEEN_CAPACITY, [0, SEEN_CAPACITY])
+
+
+def test_batch_that_is_all_rejected_is_named_by_its_places_too(ask: Callable[..., Any]) -> None:
+    def all_bad(request: httpx.Request) -> httpx.Response:
+        rejected = [
+            {"index": index, "reason": "invalid_field", "message": "bad"}
+            for index, _ in enumerate(request.content.splitlines())
+        ]
+        problem = {"type": "x", "title": "x", "status": 422, "detail": "x", "rejected": rejected}
+        return httpx.Response(422, json=problem)
+
+    taken = ask(all_bad, "send_events", clicks(SEEN_CAPACITY + 2))
+    assert (taken.accepted, [one.index for one in taken.rejected]) == (0, list(range(SEEN_CAPACITY + 2)))
+
+
+def test_batch_that_ends_midway_says_what_went_before(ask: Callable[..., Any]) -> None:
+    done = httpx.Response(200, json={"accepted": SEEN_CAPACITY, "rejected": []})
+    network = Scripted(done, httpx.Response(500))
+    with pytest.raises(ScorerUnavailable, match=f"answered 500.*the first {SEEN_CAPACITY} events"):
+        ask(network, "send_events", clicks(SEEN_CAPACITY + 1))
+
+
+def test_sendings_of_one_batch_share_its_deadline() -> None:
+    now_s = 100.0
+    terms = Terms("http://scorer", RetryPolicy(), 3.0, lambda: now_s)
+    talk = converse_in_turn(events_calls(clicks(SEEN_CAPACITY + 1)), terms)
+    first = next(talk)
+    now_s += 2.0
+    second = talk.send(httpx.Response(200, json={"accepted": 1, "rejected": []}, request=GET))
+    assert [cast(Send, step).timeout_s for step in (first, second)] == [3.0, 1.0]
 
 
 @pytest.mark.parametrize("code", [400, 422, 500, 504])
@@ -146,7 +238,8 @@ class Hand:
         self._policy, self._timeout_s, self._chance = policy, timeout_s, chance
 
     def take(self, call: Call[Any], outcomes: Iterator[Outcome], each_s: float = 0.0) -> Any:
-        talk = converse(call, "http://scorer", self._policy, self._timeout_s, lambda: self.now_s, self._chance)
+        terms = Terms("http://scorer", self._policy, self._timeout_s, lambda: self.now_s, lambda: self._chance)
+        talk = converse(call, terms)
         outcome: Outcome | None = None
         try:
             while True:
@@ -181,7 +274,7 @@ def test_waits_double_up_to_the_longest_and_are_spread() -> None:
 def test_retry_after_is_kept_when_the_deadline_allows_it() -> None:
     hand = Hand(RetryPolicy(), 3.0)
     assert hand.take(RANK, iter([busy(Retry_After="2"), good()]), each_s=0.25) == ANSWER
-    assert hand.steps == [Send(3.0), Wait(2.0), Send(0.75)]
+    assert hand.steps == [Send(RANK, 3.0), Wait(2.0), Send(RANK, 0.75)]
 
 
 @pytest.mark.parametrize(("timeout_s", "total_s"), [(2.0, 60.0), (60.0, 2.0)], ids=["deadline", "total time"])
@@ -189,7 +282,7 @@ def test_call_ends_at_once_when_the_wait_would_end_too_late(timeout_s: float, to
     hand = Hand(RetryPolicy(total_s=total_s), timeout_s)
     with pytest.raises(ScorerUnavailable, match="answered 503"):
         hand.take(RANK, iter([busy(Retry_After="2")]))
-    assert hand.steps == [Send(timeout_s)]
+    assert hand.steps == [Send(RANK, timeout_s)]
 
 
 @pytest.mark.parametrize("asked", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "soon", "", "²"])
@@ -204,7 +297,7 @@ def test_one_attempt_is_no_repetition() -> None:
     hand = Hand(RetryPolicy(attempts=1), 3.0)
     with pytest.raises(ScorerUnavailable):
         hand.take(RANK, iter([httpx.ConnectError("refused")]))
-    assert hand.steps == [Send(3.0)]
+    assert hand.steps == [Send(RANK, 3.0)]
     assert not health_call().is_repeatable
 
 
