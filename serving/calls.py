@@ -22,6 +22,9 @@ from streams.events import Event, TaskName, encode_event
 
 JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
+# Beside its own errors msgspec raises these: for lone surrogates, bytes that are no UTF-8, objects of no JSON, depth.
+UNWRITABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 TRY_AGAIN = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 T = TypeVar("T")
 
@@ -42,7 +45,7 @@ class Call(Generic[T]):
 def rank_call(
     user_id: str, task: TaskName, items: Sequence[str] | None, limit: int, more: dict[str, Any]
 ) -> Call[RankAnswer]:
-    """A question; raises `InvalidRequest` for a field that `RankRequest` does not have.
+    """A question; raises `InvalidRequest` for a field that `RankRequest` does not have, or that JSON cannot hold.
 
     A ranking without an id gets one here, so that a repeated question is the same ranking: its impressions count once.
     """
@@ -56,26 +59,29 @@ def rank_call(
         ) from error
     if request.id is None:
         request = msgspec.structs.replace(request, id=str(uuid.uuid4()))
-    return Call("POST", "/rank", _read_answer, msgspec.json.encode(request), {"Content-Type": JSON_TYPE}, True)
+    body = _written(msgspec.json.encode, request, "the request")
+    return Call("POST", "/rank", _read_answer, body, {"Content-Type": JSON_TYPE}, True)
 
 
 def events_calls(events: Iterable[Event]) -> list[Call[Taken]]:
     """The events as lines: calls to be made one after the other, none when there are no events.
 
     Each may be repeated, because none holds more events of one user and type than a user's row remembers the ids of.
+    Raises `InvalidRequest` for an event that JSON cannot hold.
     """
     calls: list[Call[Taken]] = []
     lines: list[bytes] = []
     counts: Counter[tuple[str, str]] = Counter()
     first = 0
     for index, event in enumerate(events):
+        line = _written(encode_event, event, f"event {index}")
         log = type(event).__name__, str(getattr(event, "user_id", None))
         if counts[log] == SEEN_CAPACITY:
             calls.append(_events_call(lines, first))
             lines, first = [], index
             counts.clear()
         counts[log] += 1
-        lines.append(encode_event(event))
+        lines.append(line)
     return [*calls, _events_call(lines, first)] if lines else calls
 
 
@@ -88,6 +94,13 @@ def _events_call(lines: list[bytes], first: int) -> Call[Taken]:
 def health_call() -> Call[Health]:
     """The question whether the scorer is ready; "not yet" is an answer too, so it is not repeated."""
     return Call("GET", "/health/ready", _read_health)
+
+
+def _written(encode: Callable[[T], bytes], value: T, name: str) -> bytes:
+    try:
+        return encode(value)
+    except UNWRITABLE as error:
+        raise InvalidRequest("invalid_field", f"{name} cannot be written as JSON: {error}") from error
 
 
 def _read_answer(response: httpx.Response) -> RankAnswer:
@@ -115,7 +128,7 @@ def _read_health(response: httpx.Response) -> Health:
 def _decode(response: httpx.Response, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(response.content, type=kind)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ScorerUnavailable(
             f"what answers at {response.url} is no scorer of this version: HTTP {response.status_code}, {error}"
         ) from error
@@ -136,7 +149,7 @@ def _origin(response: httpx.Response) -> str:
 def _problem(response: httpx.Response) -> Problem:
     try:
         return msgspec.json.decode(response.content, type=Problem)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return Problem(
             type="",
             title="",

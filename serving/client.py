@@ -45,7 +45,7 @@ class Scorer:
 
         `timeout_s` is the deadline of a call with all its repetitions; each sending gets what is left of it, for
         connecting and again for each read. `transport` stands in for the network in tests. Raises `ScorerUnavailable`
-        when no scorer is known.
+        when no scorer is known, `InvalidRequest` for a `timeout_s` that is not above 0.
         """
         self.url = _known_url(url)
         self._terms = Terms(self.url, retry or RetryPolicy(), timeout_s)
@@ -65,7 +65,7 @@ class Scorer:
 
         `more` are the other fields of `RankRequest`: `query`, `source_item_id`, `country`, `session_id`, `explain`,
         `include_seen`, `groups`, `rows`, `per_row`, `deadline_ms`, `log`, `id`. Raises `InvalidRequest` for what the
-        scorer refuses, `ScorerUnavailable` when it does not answer.
+        scorer refuses or cannot be sent, `ScorerUnavailable` when it does not answer or this client is closed.
         """
         return self._take(converse(rank_call(user_id, task, items, limit, more), self._terms.within(timeout_s)))
 
@@ -113,6 +113,8 @@ class Scorer:
             return self._http.request(**_request(step))
         except httpx.HTTPError as error:
             return error
+        except RuntimeError as error:
+            raise _unsendable(error, self._http.is_closed) from error
 
 
 class AsyncScorer:
@@ -190,6 +192,8 @@ class AsyncScorer:
             return httpx.ReadTimeout(str(error))
         except httpx.HTTPError as error:
             return error
+        except RuntimeError as error:
+            raise _unsendable(error, self._http.is_closed) from error
 
 
 def _known_url(url: str | None) -> str:
@@ -199,6 +203,11 @@ def _known_url(url: str | None) -> str:
             "no scorer is known: start one with `nowrank up`, or set NOWRANK_SCORER_URL=http://host:port"
         )
     return known
+
+
+def _unsendable(error: RuntimeError, is_closed: bool) -> Exception:
+    """What to raise for httpx's only error outside of its tree, with which a closed client answers."""
+    return ScorerUnavailable("this client is closed; make another one") if is_closed else error
 
 
 def _request(step: Send) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from infra.clock import monotonic_s
-from infra.errors import ScorerUnavailable, SettingsError
+from infra.errors import InvalidRequest, ScorerUnavailable, SettingsError
 from serving.calls import Call
 from serving.contract import Taken
 
@@ -21,6 +21,8 @@ RETRIED_CODES = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 # The connection could not be made, or broke before there was an answer. A scorer that is slow is not asked again.
 RETRIED_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError)
 LEAST_TIMEOUT_S = 0.001
+LONGEST_TIMEOUT_S = 7 * 24 * 3600.0  # what sockets take on every platform
+LARGEST_EXPONENT = 1000  # of 2.0, with room for a factor below 1
 T = TypeVar("T")
 Outcome = httpx.Response | httpx.HTTPError
 
@@ -40,7 +42,8 @@ class RetryPolicy:
     longest_wait_s: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.total_s <= 0 or self.first_wait_s < 0 or self.longest_wait_s < 0:
+        # In this direction, because NaN is neither.
+        if not (self.attempts >= 1 and self.total_s > 0 and self.first_wait_s >= 0 and self.longest_wait_s >= 0):
             raise SettingsError(f"{self} cannot be used: at least 1 attempt, total_s above 0, no wait below 0")
 
     def wait_s(self, outcome: Outcome, attempt: int, chance: float) -> float | None:
@@ -50,7 +53,8 @@ class RetryPolicy:
         """
         if attempt >= self.attempts or not is_retried(outcome):
             return None
-        own_s = min(self.first_wait_s * 2.0 ** (attempt - 1), self.longest_wait_s) * (0.5 + chance / 2)
+        doubled_s = self.first_wait_s * 2.0 ** min(attempt - 1, LARGEST_EXPONENT)
+        own_s = min(doubled_s, self.longest_wait_s) * (0.5 + chance / 2)
         return max(own_s, asked_wait_s(outcome))
 
 
@@ -71,13 +75,21 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Which scorer is asked, how often and how long; `chance` in [0, 1) spreads its callers."""
+    """Which scorer is asked, how often and how long; `chance` in [0, 1) spreads its callers.
+
+    Raises `InvalidRequest` for a `timeout_s` that is not above 0.
+    """
 
     url: str
     policy: RetryPolicy
     timeout_s: float
     clock: Callable[[], float] = monotonic_s
     chance: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        if not self.timeout_s > 0:  # NaN is not
+            rule = "it must be a number of seconds above 0; inf is no deadline"
+            raise InvalidRequest("invalid_field", f"timeout_s is {self.timeout_s}; {rule}", "timeout_s")
 
     def within(self, timeout_s: float | None) -> Self:
         """The same with a deadline of a call's own, if it has one."""
@@ -119,7 +131,7 @@ def _converse(call: Call[T], terms: Terms, end_s: float) -> Steps[T]:
     last_s = min(end_s, terms.clock() + terms.policy.total_s)
     while True:
         attempt += 1
-        outcome = yield Send(call, max(end_s - terms.clock(), LEAST_TIMEOUT_S))
+        outcome = yield Send(call, min(max(end_s - terms.clock(), LEAST_TIMEOUT_S), LONGEST_TIMEOUT_S))
         if outcome is None:
             raise TypeError("a `Send` must be answered with its outcome")
         wait_s = terms.policy.wait_s(outcome, attempt, chance) if call.is_repeatable else None

@@ -1,10 +1,15 @@
 """A client's call is sent again when that may help, never longer than its deadline; both clients do the same."""
 
 import asyncio
+import contextlib
 import json
+import math
+import socket
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, cast
 
 import httpx
@@ -91,6 +96,14 @@ def test_events_are_sent_again_with_the_same_ids(ask: Callable[..., Any]) -> Non
 
 def clicks(count: int, user_id: str = "ann") -> list[Click]:
     return [Click(event_id=str(uuid.uuid4()), user_id=user_id, item_id="t1", event_ts_ms=1) for _ in range(count)]
+
+
+def nested(depth: int) -> list[Any]:
+    """A list of a list of a list ..."""
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
 
 
 class Window:
@@ -208,6 +221,72 @@ def test_answer_of_something_else_is_no_answer(ask: Callable[..., Any]) -> None:
         ask(Scripted(httpx.Response(200, content=b"<html>")), "rank", "ann")
 
 
+@pytest.mark.parametrize("code", [200, 503])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"type": "\xff"}', b"[" * 100_000, b'{"more": ' + b"[" * 100_000],
+    ids=["not UTF-8", "deep", "deep in a field"],
+)
+def test_answer_that_cannot_be_read_is_no_answer(ask: Callable[..., Any], body: bytes, code: int) -> None:
+    network = Scripted(*[httpx.Response(code, content=body) for _ in range(3)])
+    with pytest.raises(ScorerUnavailable, match=f"HTTP {code}"):
+        ask(network, "rank", "ann")
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", object(), pytest.param(nested(100_000), id="deep")])
+@pytest.mark.parametrize("field", ["query", "items", "user_id"])
+def test_question_that_cannot_be_written_is_refused(ask: Callable[..., Any], field: str, wrong: object) -> None:
+    with pytest.raises(InvalidRequest, match="the request cannot be written"):
+        ask(Scripted(), "rank", **({"user_id": "ann"} | {field: [wrong] if field == "items" else wrong}))
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", object()])
+def test_event_that_cannot_be_written_is_refused_before_any_is_sent(ask: Callable[..., Any], wrong: Any) -> None:
+    spoilt = Click(event_id=str(uuid.uuid4()), user_id=wrong, item_id="t1", event_ts_ms=1)
+    network = Scripted()
+    with pytest.raises(InvalidRequest, match=f"event {SEEN_CAPACITY + 1} cannot be written"):
+        ask(network, "send_events", [*clicks(SEEN_CAPACITY + 1), spoilt])
+    assert not network.sent
+
+
+@pytest.mark.parametrize("timeout_s", [math.nan, -1.0, -math.inf, 0])
+def test_deadline_that_cannot_be_kept_is_refused_by_name(ask: Callable[..., Any], timeout_s: float) -> None:
+    with pytest.raises(InvalidRequest, match="timeout_s") as refused:
+        ask(Scripted(), "rank", "ann", timeout_s=timeout_s)
+    assert refused.value.field == "timeout_s"
+    for kind in (Scorer, AsyncScorer):
+        with pytest.raises(InvalidRequest, match="timeout_s"):
+            kind("http://scorer", timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("timeout_s", [math.inf, 1e12, 1e300])
+def test_deadline_may_be_as_far_as_one_likes(timeout_s: float) -> None:
+    async def awaited(url: str) -> RankAnswer:
+        async with AsyncScorer(url, timeout_s=timeout_s) as scorer:
+            return await scorer.rank("ann")
+
+    with one_answer_each(OK) as url:
+        with Scorer(url, timeout_s=timeout_s) as scorer:
+            assert scorer.rank("ann") == ANSWER
+        assert asyncio.run(awaited(url)) == ANSWER
+
+
+def test_closed_client_says_so() -> None:
+    async def awaited() -> None:
+        other = AsyncScorer("http://scorer", transport=httpx.MockTransport(Scripted()))
+        await other.close()
+        for call in (other.rank("ann"), other.health(), other.send_events([CLICK])):
+            with pytest.raises(ScorerUnavailable, match="closed"):
+                await call
+
+    scorer = Scorer("http://scorer", transport=httpx.MockTransport(Scripted()))
+    scorer.close()
+    for call in (lambda: scorer.rank("ann"), scorer.health, lambda: scorer.send_events([CLICK])):
+        with pytest.raises(ScorerUnavailable, match="closed"):
+            call()
+    asyncio.run(awaited())
+
+
 def test_deadline_of_the_call_goes_before_the_clients(ask: Callable[..., Any]) -> None:
     network = Scripted(httpx.Response(200, content=OK), httpx.Response(200, content=OK))
     ask(network, "rank", "ann", timeout_s=0.5)
@@ -227,6 +306,24 @@ def test_awaiting_client_ends_at_its_deadline() -> None:
 
     with pytest.raises(ScorerUnavailable, match="in time"):
         asyncio.run(scenario())
+
+
+@contextlib.contextmanager
+def one_answer_each(body: bytes) -> Iterator[str]:
+    """The URL of a server that gives each connection this answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    one, _ = listener.accept()
+                    with one:
+                        one.recv(65536)
+                        one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 class Hand:
@@ -301,6 +398,24 @@ def test_one_attempt_is_no_repetition() -> None:
     assert not health_call().is_repeatable
 
 
-def test_policy_that_never_sends_is_refused() -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attempts": 0},
+        {"total_s": math.nan},
+        {"total_s": 0.0},
+        {"first_wait_s": math.nan},
+        {"first_wait_s": -0.1},
+        {"longest_wait_s": math.nan},
+        {"longest_wait_s": -0.1},
+    ],
+    ids=str,
+)
+def test_policy_that_cannot_be_kept_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="at least 1 attempt"):
-        RetryPolicy(attempts=0)
+        RetryPolicy(**wrong)
+
+
+def test_policy_may_have_any_number_of_attempts() -> None:
+    hand = Hand(RetryPolicy(attempts=10**6, total_s=math.inf, longest_wait_s=0.001), 60.0)
+    assert hand.take(RANK, chain([busy()] * 2_000, [good()])) == ANSWER
