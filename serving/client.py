@@ -17,6 +17,7 @@ from infra.errors import ScorerUnavailable
 from infra.settings import load_settings
 from serving.calls import events_calls, health_call, rank_call
 from serving.contract import DEFAULT_LIMIT, Health, RankAnswer, Taken
+from serving.deadline_transport import DeadlineTransport
 from serving.retries import Outcome, RetryPolicy, Send, Steps, Terms, converse, converse_in_turn
 from streams.events import Event, TaskName
 
@@ -43,13 +44,14 @@ class Scorer:
     ) -> None:
         """`url` None means the settings' `scorer_url`, or the running embedded stack's; `token` None their first one.
 
-        `timeout_s` is the deadline of a call with all its repetitions; each sending gets what is left of it, for
-        connecting and again for each read. `transport` stands in for the network in tests. Raises `ScorerUnavailable`
-        when no scorer is known, `InvalidRequest` for a `timeout_s` that is not above 0.
+        `timeout_s` is the deadline of a call with all its repetitions; each sending gets what is left of it. Only a
+        look-up of the host's name ends when the system says so. `transport` stands in for the network in tests. Raises
+        `ScorerUnavailable` when no scorer is known, `InvalidRequest` for a `timeout_s` that is not above 0.
         """
         self.url = _known_url(url)
         self._terms = Terms(self.url, retry or RetryPolicy(), timeout_s)
-        self._http = httpx.Client(transport=transport, **_options(self.url, connections, token))
+        options = _options(self.url, connections, token)
+        self._http = httpx.Client(transport=transport or DeadlineTransport(options["limits"]), **options)
 
     def rank(
         self,
@@ -120,7 +122,7 @@ class Scorer:
 class AsyncScorer:
     """A client of one scorer for an event loop, usable as an asynchronous context manager by many tasks at once.
 
-    Everything else is as in `Scorer`, but that the deadline holds to the letter.
+    Everything else is as in `Scorer`.
     """
 
     def __init__(

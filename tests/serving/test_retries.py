@@ -6,6 +6,7 @@ import json
 import math
 import socket
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from infra.errors import InvalidRequest, ScorerUnavailable, SettingsError
 from serving.calls import Call, events_calls, health_call, rank_call
 from serving.client import AsyncScorer, Scorer
 from serving.contract import RankAnswer, Status, Taken
+from serving.deadline_transport import DeadlineTransport
 from serving.retries import Outcome, RetryPolicy, Send, Terms, Wait, converse, converse_in_turn
 from streams.events import Click, Play
+from tests.running_time import running_s
 
 ANSWER = RankAnswer(
     ranking_id="r",
@@ -33,6 +36,7 @@ ANSWER = RankAnswer(
     candidates=0,
 )
 AT_ONCE = RetryPolicy(first_wait_s=0.0)
+DRIP_S = 0.02
 CLICK = Click(event_id=str(uuid.uuid4()), user_id="ann", item_id="t1", event_ts_ms=1)
 OK = msgspec.json.encode(ANSWER)
 
@@ -265,7 +269,7 @@ def test_deadline_may_be_as_far_as_one_likes(timeout_s: float) -> None:
         async with AsyncScorer(url, timeout_s=timeout_s) as scorer:
             return await scorer.rank("ann")
 
-    with one_answer_each(OK) as url:
+    with server(answer_once) as url:
         with Scorer(url, timeout_s=timeout_s) as scorer:
             assert scorer.rank("ann") == ANSWER
         assert asyncio.run(awaited(url)) == ANSWER
@@ -309,21 +313,67 @@ def test_awaiting_client_ends_at_its_deadline() -> None:
 
 
 @contextlib.contextmanager
-def one_answer_each(body: bytes) -> Iterator[str]:
-    """The URL of a server that gives each connection this answer."""
+def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The URL of a server that does this with each connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve() -> None:
+        def serve_one(one: socket.socket) -> None:
+            with contextlib.suppress(OSError), one:
+                serve(one)
+
+        def accept() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    one, _ = listener.accept()
-                    with one:
-                        one.recv(65536)
-                        one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                    threading.Thread(target=serve_one, args=(listener.accept()[0],), daemon=True).start()
 
-        threading.Thread(target=serve, daemon=True).start()
+        threading.Thread(target=accept, daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
+
+
+def answer_once(one: socket.socket) -> None:
+    one.recv(65536)
+    one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(OK), OK))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"],
+    ids=["headers", "body"],
+)
+def test_server_that_answers_byte_by_byte_does_not_outlive_the_deadline(head: bytes) -> None:
+    def drip(one: socket.socket) -> None:
+        one.recv(65536)
+        one.sendall(head)
+        for _ in range(1_000):
+            one.sendall(b" ")
+            time.sleep(DRIP_S)
+
+    async def awaited(url: str) -> None:
+        async with AsyncScorer(url) as scorer:
+            await scorer.rank("ann", timeout_s=10 * DRIP_S)
+
+    with server(drip) as url, Scorer(url) as scorer:
+        for ask_once in (lambda: scorer.rank("ann", timeout_s=10 * DRIP_S), lambda: asyncio.run(awaited(url))):
+            begin_s = running_s()
+            with pytest.raises(ScorerUnavailable, match="in time"):
+                ask_once()
+            assert running_s() - begin_s < 100 * DRIP_S
+
+
+def test_server_that_reads_slowly_does_not_outlive_the_deadline() -> None:
+    def sip(one: socket.socket) -> None:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        for _ in range(1_000):
+            one.recv(65536)
+            time.sleep(DRIP_S)
+
+    limits = httpx.Limits(max_connections=1)
+    with server(sip) as url, httpx.Client(transport=DeadlineTransport(limits)) as client:
+        begin_s = running_s()
+        with pytest.raises(httpx.WriteTimeout):
+            client.post(url, content=bytes(64 * 1024 * 1024), timeout=10 * DRIP_S)
+        assert running_s() - begin_s < 100 * DRIP_S
 
 
 class Hand:
