@@ -7,11 +7,12 @@ strength). Leaves: one frozen `Settings`. Called once by each process, which pas
 import fcntl
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from infra.addresses import hide_password
 from infra.errors import SettingsError
 
 STACK_FILE = "stack.json"
@@ -22,8 +23,13 @@ STAGES = ("session", "target")
 LABELS_STAGE = "labels"
 
 
-def _setting(default: Any, doc: str, *, is_secret: bool = False) -> Any:
-    return field(default=default, repr=not is_secret, metadata={"doc": doc, "is_secret": is_secret})
+def _setting(default: Any, doc: str, *, hide: Callable[[str], str] | None = None) -> Any:
+    """A field; `hide` makes of a value what may be shown of it."""
+    return field(default=default, repr=hide is None, metadata={"doc": doc, "hide": hide})
+
+
+def _hide_all(secret: str) -> str:
+    return "***" if secret else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,9 @@ class Settings:
 
     state_dir: Path = _setting(Path(".nowrank"), "folder of the embedded stack, downloaded data and trained artifacts")
     kafka: str = _setting("", "broker addresses, `host:port[,host:port]`; empty: the embedded broker")
-    redis: str = _setting("", "Redis in Feast's form, `host:port[,db=0][,password=...]`; empty: the embedded server")
+    redis: str = _setting(
+        "", "Redis in Feast's form, `host:port[,db=0][,password=...]`; empty: the embedded server", hide=hide_password
+    )
     feast_project: str = _setting("nowrank", "Feast project: the suffix of every row's key")
     partitions: int = _setting(4, "partitions of each event topic and of the delta topic, set when topics are created")
     replication: int = _setting(1, "replication factor of the topics, set when topics are created")
@@ -120,10 +128,10 @@ class Settings:
         "",
         "tokens of the scorer's callers, separated by commas; set, `/rank`, `/events` and `/items` need "
         "`Authorization: Bearer TOKEN`; clients send the first",
-        is_secret=True,
+        hide=_hide_all,
     )
     admin_token: str = _setting(
-        "", "the operator's token for the scorer's `/admin/...`; empty: there are no such routes", is_secret=True
+        "", "the operator's token for the scorer's `/admin/...`; empty: there are no such routes", hide=_hide_all
     )
     rate_limit: float = _setting(
         0.0, "requests a second of one caller (a token, else an address) to `/rank`, `/events`, `/items`; 0: no limit"
@@ -200,6 +208,12 @@ def _parse(name: str, text: str, default: Any) -> Any:
     except ValueError as error:
         kind = type(default).__name__
         raise SettingsError(f"NOWRANK_{name.upper()} is {text!r}; it must be of type {kind}") from error
+
+
+def shown_value(settings: Settings, spec: "Field[Any]") -> str:
+    """A setting's value as it may stand in a log or on a terminal: without secrets."""
+    text, hide = str(getattr(settings, spec.name)), spec.metadata["hide"]
+    return text if hide is None else hide(text)
 
 
 def settings_table() -> str:

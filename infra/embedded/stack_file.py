@@ -56,8 +56,10 @@ def running_stack(state_dir: Path) -> dict[str, Any] | None:
 
 
 def write_stack(state_dir: Path, content: dict[str, Any]) -> None:
-    """Replace `stack.json` in one step, so that no reader sees half of it."""
-    _replace(state_dir / STACK_FILE, content)
+    """Replace `stack.json` in one step, so that no reader sees half of it; only its owner may read it, since the
+    store's address may hold a password.
+    """
+    _replace(state_dir / STACK_FILE, content, mode=0o600)
 
 
 def write_targets(state_dir: Path, targets: dict[str, list[str]]) -> None:
@@ -110,7 +112,9 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _replace(path: Path, content: object) -> None:
+def _replace(path: Path, content: object, *, mode: int = 0o666) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=mode)
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.commands import settings_page
-from infra.embedded.stack_file import hold_lock, write_stack
+from infra.embedded.stack_file import TARGETS_FILE, hold_lock, write_stack, write_targets
 from infra.errors import SettingsError
 from infra.settings import Settings, child_environment, load_settings, settings_table
 from nowrank.cli import main
@@ -97,10 +97,24 @@ def test_settings_command_prints_values_in_force_and_hides_the_password(
     shown = capsys.readouterr().out
     assert "redis:6379,db=1,password=***" in shown
     assert "secret" not in shown
+    assert "secret" not in repr(load_settings())
     assert any(line.split()[:2] == ["NOWRANK_WORKERS", "3"] for line in shown.splitlines())
 
 
-def test_stack_file_is_json_that_others_can_read(stack_dir: Path) -> None:
+def test_stack_file_which_may_hold_a_password_is_for_its_owner_only(stack_dir: Path) -> None:
+    assert (stack_dir / "stack.json").stat().st_mode & 0o077 == 0
+
+
+def test_targets_are_for_a_prometheus_of_any_user(stack_dir: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        write_targets(stack_dir, {"worker": ["127.0.0.1:1"]})
+    finally:
+        os.umask(umask)
+    assert (stack_dir / TARGETS_FILE).stat().st_mode & 0o777 == 0o644
+
+
+def test_stack_file_is_json_that_other_programs_can_read(stack_dir: Path) -> None:
     assert json.loads((stack_dir / "stack.json").read_text())["kafka"] == "127.0.0.1:1"
 
 
