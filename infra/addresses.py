@@ -6,6 +6,7 @@ Called by everything that connects, and by everything that names the store in a 
 
 import re
 
+MAX_PORT = 65535
 _PUBLIC_ADDRESS = re.compile(r"[^\s=@]*")  # neither a forgotten option nor a URL with a password
 _PUBLIC_OPTION = re.compile(r"db=\d+|username=.*|ssl=(true|false)", re.IGNORECASE | re.DOTALL)
 
@@ -13,8 +14,8 @@ _PUBLIC_OPTION = re.compile(r"db=\d+|username=.*|ssl=(true|false)", re.IGNORECAS
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of `host:port`; raises `ValueError` for anything else, a URL included."""
     host, _, port = address.rpartition(":")
-    if not host or set("/@= ") & set(host) or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-        raise ValueError("it must be host:port, the port from 1 to 65535")
+    if not host or set("/@= ") & set(host) or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= MAX_PORT:
+        raise ValueError(f"it must be host:port, the port from 1 to {MAX_PORT}")
     return host, int(port)
 
 

@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,14 +30,17 @@ def test_defaults_hold_when_nothing_is_set() -> None:
     assert load_settings({}, running_stack=False) == Settings()
 
 
+def another_value(spec: "Field[Any]") -> object:
+    """A value that is not the default."""
+    if spec.metadata["choices"]:
+        return spec.metadata["choices"][-1]
+    if isinstance(spec.default, float):
+        return 0.5 if spec.metadata["maximum"] == 1 else 2.5
+    return {str: "text", int: 7}.get(type(spec.default), Path("folder"))
+
+
 def test_every_setting_can_be_set_and_reaches_a_child_unchanged() -> None:
-    changed = {
-        str: "text",
-        int: 7,
-        float: 2.5,
-        type(Path()): Path("folder"),
-    }
-    wanted = Settings(**{spec.name: changed[type(spec.default)] for spec in fields(Settings)})
+    wanted = Settings(**{spec.name: another_value(spec) for spec in fields(Settings)})
     assert load_settings(child_environment(wanted)) == wanted
 
 
@@ -51,6 +55,29 @@ def test_zero_is_a_value_and_not_the_default() -> None:
 def test_value_of_the_wrong_type_is_refused_with_its_name_and_its_text() -> None:
     with pytest.raises(SettingsError, match=r"NOWRANK_WORKERS is 'two'; it must be of type int"):
         load_settings({"NOWRANK_WORKERS": "two"})
+
+
+NUMBERS = [spec for spec in fields(Settings) if isinstance(spec.default, int | float)]
+
+
+@pytest.mark.parametrize("spec", NUMBERS, ids=lambda spec: spec.name)
+def test_a_number_out_of_its_range_is_refused_with_its_name_its_text_and_the_range(spec: "Field[Any]") -> None:
+    variable, minimum, maximum = f"NOWRANK_{spec.name.upper()}", spec.metadata["minimum"], spec.metadata["maximum"]
+    for inside in (minimum, spec.default, minimum if maximum is None else maximum):
+        assert getattr(load_settings({variable: str(inside)}, running_stack=False), spec.name) == inside
+    outside = [str(minimum - 1), "-3600", *(() if maximum is None else (str(maximum + 1),)), "9" * 400]
+    for text in outside:
+        with pytest.raises(SettingsError, match=rf"^{variable} is '{text}'; it must be .*\b{minimum}\b"):
+            load_settings({variable: text}, running_stack=False)
+    for text in ("nan", "inf", "-inf"):
+        with pytest.raises(SettingsError, match=rf"^{variable} is '{text}'; it must be "):
+            load_settings({variable: text}, running_stack=False)
+
+
+def test_a_log_level_is_one_of_those_that_there_are_in_any_case() -> None:
+    assert load_settings({"NOWRANK_LOG_LEVEL": "warning"}, running_stack=False).log_level == "WARNING"
+    with pytest.raises(SettingsError, match="NOWRANK_LOG_LEVEL is 'loud'; it must be DEBUG, INFO, WARNING or ERROR"):
+        load_settings({"NOWRANK_LOG_LEVEL": "loud"})
 
 
 def test_running_stack_gives_the_addresses(stack_dir: Path) -> None:

@@ -172,12 +172,10 @@ def test_rules_are_read_from_settings_and_off_without_them() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"diversity": "home=0.3"}, {"diversity": "search"}, {"exploration": 2.0}, {"stability_places": -1}]
-)
-def test_wrong_rules_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="NOWRANK_"):
-        parse_rules(Settings(**wrong))
+@pytest.mark.parametrize("wrong", ["home=0.3", "search", "search=2", "search=-1,pre_query=0.3", "search=nan"])
+def test_a_diversity_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(SettingsError, match="NOWRANK_DIVERSITY"):
+        parse_rules(Settings(diversity=wrong))
 
 
 def test_shown_lists_are_bounded_and_forget_old_answers() -> None:
