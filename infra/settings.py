@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from infra.addresses import MAX_PORT, hide_password
-from infra.errors import SettingsError
+from infra.errors import SettingsError, StackError
 
 STACK_FILE = "stack.json"
 NO_BROKER = "no broker is set: start one with `nowrank up`, or set NOWRANK_KAFKA=host:port"
 NO_STORE = "no store is set: start one with `nowrank up`, or set NOWRANK_REDIS=host:port"
 STACK_LOCK = "stack.lock"
+ADDRESSES = ("kafka", "redis", "scorer_url")
 STAGES = ("session", "target")
 LABELS_STAGE = "labels"
 
@@ -205,7 +206,8 @@ class Settings:
 
 
 def load_settings(environment: Mapping[str, str] | None = None, *, running_stack: bool = True) -> Settings:
-    """The settings of this process; raises `SettingsError` for a value that cannot be used.
+    """The settings of this process; raises `SettingsError` for a value that cannot be used, and
+    `StackError` for a state folder that cannot.
 
     Without `running_stack` the addresses are those that the user gave: what a command that starts a stack must know.
     """
@@ -216,24 +218,30 @@ def load_settings(environment: Mapping[str, str] | None = None, *, running_stack
         if (variable := f"NOWRANK_{spec.name.upper()}") in environment and environment[variable] != ""
     }
     base = replace(Settings(), **from_environment)
-    running = read_stack_file(base.stack_file) if running_stack else {}
-    addresses = {name: running[name] for name in ("kafka", "redis", "scorer_url") if running.get(name)}
+    running = read_stack_file(base.stack_file) if running_stack and stack_lives(base.state_dir) else {}
+    addresses = {name: running[name] for name in ADDRESSES if running.get(name) and isinstance(running[name], str)}
     return replace(base, **{**addresses, **from_environment})
 
 
 def read_stack_file(path: Path) -> dict[str, Any]:
-    """What the embedded stack wrote about itself; empty when it is not running, even if a killed supervisor left it."""
-    if not stack_lives(path.parent):
-        return {}
+    """What an embedded stack, alive or not, wrote about itself; empty where that is nothing or is no JSON object.
+
+    Raises `StackError` when the file cannot be read.
+    """
     try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    except OSError as error:
+        raise unusable(path, error) from error
     return content if isinstance(content, dict) else {}
 
 
 def stack_lives(state_dir: Path) -> bool:
-    """True while a supervisor holds the folder's lock; the kernel frees it when that process ends, however it ends."""
+    """True while a supervisor holds the folder's lock; the kernel frees it when that process ends, however it ends.
+
+    Raises `StackError` when the lock cannot be looked at.
+    """
     try:
         with (state_dir / STACK_LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -241,7 +249,16 @@ def stack_lives(state_dir: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise unusable(state_dir / STACK_LOCK, error) from error
     return False
+
+
+def unusable(path: Path, error: OSError) -> StackError:
+    """What to raise when a file of the state folder, or the folder, cannot be used."""
+    return StackError(
+        f"{path} cannot be used: {error.strerror}; set NOWRANK_STATE_DIR to a folder that this user can write to"
+    )
 
 
 def _parse(spec: "Field[Any]", text: str) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import Field, fields
 from pathlib import Path
@@ -10,8 +11,15 @@ from typing import Any
 import pytest
 
 from infra.commands import settings_page
-from infra.embedded.stack_file import TARGETS_FILE, hold_lock, write_stack, write_targets
-from infra.errors import SettingsError
+from infra.embedded.stack_file import (
+    TARGETS_FILE,
+    end_leftovers,
+    hold_lock,
+    running_stack,
+    write_stack,
+    write_targets,
+)
+from infra.errors import SettingsError, StackError
 from infra.settings import Settings, child_environment, load_settings, settings_table
 from nowrank.cli import main
 
@@ -100,10 +108,75 @@ def test_stack_file_that_a_dead_supervisor_left_does_not_count(tmp_path: Path) -
     assert load_settings({"NOWRANK_STATE_DIR": str(tmp_path)}).kafka == ""
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
-def test_damaged_stack_file_does_not_count(stack_dir: Path, content: str) -> None:
-    (stack_dir / "stack.json").write_text(content)
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff\xfe\x80",
+    b"[" * 100_000,
+    b'{"kafka": 5}',
+    b'{"processes": 5}',
+    b'{"state": "running", "pid": 1, "kafka": "", "redis": "", "scorer_url": "", "processes": [{"pid": -5}]}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_stack_file_does_not_count(stack_dir: Path, content: bytes) -> None:
+    (stack_dir / "stack.json").write_bytes(content)
     assert load_settings({"NOWRANK_STATE_DIR": str(stack_dir)}).kafka == ""
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_stack_file_of_a_stack_that_lives_is_told_and_does_not_hide_whom_to_end(
+    stack_dir: Path, content: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(stack_dir))
+    (stack_dir / "stack.json").write_bytes(content)
+    assert main(["status"]) == 1
+    assert main(["up"]) == 0
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"stack.json +damaged .*`nowrank down` ends the stack", shown)) == 2
+    running = running_stack(stack_dir)
+    assert running is not None
+    assert running["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_stack_file_that_a_dead_supervisor_left_hinders_nobody(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(tmp_path))
+    (tmp_path / "stack.json").write_bytes(content)
+    assert main(["status"]) == 1
+    assert main(["down"]) == 0
+    assert capsys.readouterr().out.count("no stack is running") == 2
+    (tmp_path / "stack.json").write_bytes(content)
+    with hold_lock(tmp_path):
+        running = running_stack(tmp_path)
+        assert running is not None
+        assert running["state"] == "starting", "the next one's is not written yet"
+        assert end_leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+@pytest.mark.parametrize("command", ["up", "down", "status", "rank --user u"])
+def test_state_folder_that_is_a_file_is_refused_with_what_to_do(
+    tmp_path: Path, below: str, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(tmp_path / "file" / below))
+    assert main(command.split()) == 1
+    assert "cannot be used: Not a directory; set NOWRANK_STATE_DIR to a folder" in capsys.readouterr().err
+
+
+def test_state_folder_that_cannot_be_made_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere" / "folder")
+    with (
+        pytest.raises(StackError, match=r"gone cannot be used: .*; set NOWRANK_STATE_DIR"),
+        hold_lock(tmp_path / "gone"),
+    ):
+        pytest.fail("there is no folder to hold")
 
 
 def test_documented_page_is_the_generated_one() -> None:
