@@ -15,8 +15,16 @@ def split_address(address: str) -> tuple[str, int]:
     """Host and port of `host:port`; raises `ValueError` for anything else, a URL included."""
     host, _, port = address.rpartition(":")
     if not host or set("/@= ") & set(host) or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= MAX_PORT:
-        raise ValueError(f"it must be host:port, the port from 1 to {MAX_PORT}")
+        raise ValueError(f"host:port, the port between 1 and {MAX_PORT}")
     return host, int(port)
+
+
+def read_brokers(kafka: str) -> str:
+    """Addresses as `host:port[,host:port]` without the space around them; raises `ValueError` for anything else."""
+    addresses = [address.strip() for address in kafka.split(",")]
+    for address in addresses:
+        split_address(address)
+    return ",".join(addresses)
 
 
 def hide_password(store: str) -> str:

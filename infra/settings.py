@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from infra.addresses import MAX_PORT, hide_password
+from infra.addresses import MAX_PORT, hide_password, read_brokers
 from infra.errors import SettingsError, StackError
 
 STACK_FILE = "stack.json"
@@ -32,12 +32,13 @@ def _setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: Sequence[str] = (),
+    read: Callable[[str], str] | None = None,
     hide: Callable[[str], str] | None = None,
 ) -> Any:
-    """A field; the environment's value must be in the range or, in capital letters, one of the choices. `hide` makes of
-    a value what may be shown of it.
+    """A field; the environment's value must be in the range or, in capital letters, one of the choices. `read` makes
+    the value of a text, or raises `ValueError` that says what it must be; `hide` makes of a value what may be shown.
     """
-    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": choices, "hide": hide}
+    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": choices, "read": read, "hide": hide}
     return field(default=default, repr=hide is None, metadata=metadata)
 
 
@@ -50,7 +51,9 @@ class Settings:
     """Each field `name` is read from `NOWRANK_NAME`; `docs/settings.md` is generated from this class."""
 
     state_dir: Path = _setting(Path(".nowrank"), "folder of the embedded stack, downloaded data and trained artifacts")
-    kafka: str = _setting("", "broker addresses, `host:port[,host:port]`; empty: the embedded broker")
+    kafka: str = _setting(
+        "", "broker addresses, `host:port[,host:port]`; empty: the embedded broker", read=read_brokers
+    )
     redis: str = _setting(
         "", "Redis in Feast's form, `host:port[,db=0][,password=...]`; empty: the embedded server", hide=hide_password
     )
@@ -265,6 +268,12 @@ def _parse(spec: "Field[Any]", text: str) -> Any:
     """The value in a variable's text; raises `SettingsError` for one of another type or out of its range."""
     variable = f"NOWRANK_{spec.name.upper()}"
     kind: Any = Path if isinstance(spec.default, Path) else type(spec.default)
+    read = spec.metadata["read"]
+    if read is not None:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise SettingsError(f"{variable} is {text!r}; it must be {error}") from error
     try:
         value = kind(text.upper() if spec.metadata["choices"] else text)
     except ValueError as error:

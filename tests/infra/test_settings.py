@@ -42,6 +42,8 @@ def another_value(spec: "Field[Any]") -> object:
     """A value that is not the default."""
     if spec.metadata["choices"]:
         return spec.metadata["choices"][-1]
+    if spec.name == "kafka":
+        return "kafka:9092,kafka:9093"
     if isinstance(spec.default, float):
         return 0.5 if spec.metadata["maximum"] == 1 else 2.5
     return {str: "text", int: 7}.get(type(spec.default), Path("folder"))
@@ -86,6 +88,24 @@ def test_a_log_level_is_one_of_those_that_there_are_in_any_case() -> None:
     assert load_settings({"NOWRANK_LOG_LEVEL": "warning"}, running_stack=False).log_level == "WARNING"
     with pytest.raises(SettingsError, match="NOWRANK_LOG_LEVEL is 'loud'; it must be DEBUG, INFO, WARNING or ERROR"):
         load_settings({"NOWRANK_LOG_LEVEL": "loud"})
+
+
+@pytest.mark.parametrize("kafka", ["garbage", "127.0.0.1:99999", "kafka:9092,", "kafka:9092,other", "kafka://k:9092"])
+@pytest.mark.parametrize("command", ["canary", "scorer", "worker", "topics list", "verify", "rank --user u"])
+def test_what_is_no_address_of_a_broker_is_refused_by_every_command(
+    kafka: str, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOWRANK_KAFKA", kafka)
+    monkeypatch.setenv("NOWRANK_REDIS", "127.0.0.1:1")
+    assert main(command.split()) != 0
+    assert capsys.readouterr().err == (
+        f"nowrank: NOWRANK_KAFKA is {kafka!r}; it must be host:port, the port between 1 and 65535\n"
+    )
+
+
+def test_brokers_may_stand_apart() -> None:
+    found = load_settings({"NOWRANK_KAFKA": " a:9092, [::1]:9093 "}, running_stack=False)
+    assert found.kafka == "a:9092,[::1]:9093"
 
 
 def test_running_stack_gives_the_addresses(stack_dir: Path) -> None:
