@@ -29,6 +29,7 @@ from features.model_inputs import RequestInputs
 from features.registry import schema_hash
 from features.vector import COLUMN_NAMES, COLUMNS, Context, Similarities, Slots
 from infra.errors import ArtifactInvalid, SchemaMismatch
+from infra.outputs import check_own_folder
 from model.config import Personalisation
 from model.neighbours import NeighbourTable, Sources, context_sources, similarities
 
@@ -220,6 +221,11 @@ def _without(inputs: RequestInputs, pairs_NF: Floats, side: Side) -> tuple[Reque
     return inputs, np.where(_SIDE_COLUMNS[side], np.float32(0.0), pairs_NF)
 
 
+def check_artifact_folder(path: Path) -> None:
+    """Raises `BadInput` where an artifact would take the place of anything but an artifact."""
+    check_own_folder(path, (*FILES, CARD), "artifact")
+
+
 def save_artifact(
     path: Path,
     write_graphs: Callable[[Path], None],
@@ -231,8 +237,9 @@ def save_artifact(
 
     While the new folder takes the old one's place, `path` is absent for an instant; a reader then tries again.
     `write_graphs(folder)` writes the two graphs; `tables` are those of co-plays and of EASE; `card` holds the fields of
-    `Card` but `version`, `schema_hash`, `columns` and `files`.
+    `Card` but `version`, `schema_hash`, `columns` and `files`. Raises `BadInput` as `check_artifact_folder`.
     """
+    check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -254,7 +261,10 @@ def save_artifact(
 
 
 def install_artifact(source: Path, path: Path) -> None:
-    """Copy an artifact to `path` so that `path` never holds a part of one; what stood there is removed after."""
+    """Copy an artifact to `path` so that `path` never holds a part of one; what stood there is removed after. Raises
+    `BadInput` as `check_artifact_folder`.
+    """
+    check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -302,8 +312,9 @@ def _read_card(path: Path) -> Card:
 
 def _swap(folder: Path, path: Path) -> None:
     """Put `folder` at `path`; a folder cannot be renamed over a full one, so the old one steps aside first and is
-    removed after.
+    removed after. Raises `BadInput` as `check_artifact_folder`.
     """
+    check_artifact_folder(path)
     if path.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
         path.rename(aside / path.name)

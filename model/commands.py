@@ -31,10 +31,11 @@ def dataset_arguments(parser: argparse.ArgumentParser) -> None:
 def dataset(args: argparse.Namespace) -> int:
     """Replay a log into examples, as Parquet with a manifest."""
     from model.config import TrainConfig
-    from model.data_set import write_data_set
+    from model.data_set import check_data_set_folder, write_data_set
     from model.progress import shown_progress
     from model.train import build_data_set
 
+    check_data_set_folder(args.out)
     config = TrainConfig(seed=args.seed)
     if args.labels is not None:
         config = dataclasses.replace(config, train_labels=args.labels)
@@ -123,6 +124,7 @@ examples:
 
 def train(args: argparse.Namespace) -> int:
     """Train UniCoRn on a log and write the artifact."""
+    from model.artifact import check_artifact_folder
     from model.config import TrainConfig, UnicornConfig
     from model.data_set import read_data_set
     from model.learning_curve import write_curve
@@ -137,6 +139,7 @@ def train(args: argparse.Namespace) -> int:
         )
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
+    check_artifact_folder(out_dir)
     sizes = UnicornConfig(personalisation=Personalisation(args.personalisation))
     switched: dict[str, Any] = {SWITCHES[part]: False for part in args.without}
     sizes = dataclasses.replace(sizes, **switched)

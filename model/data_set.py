@@ -27,6 +27,7 @@ from features.registry import schema_hash
 from features.vector import COLUMN_NAMES
 from infra import clock
 from infra.errors import BadInput, SchemaMismatch
+from infra.outputs import check_own_folder
 from model.neighbours import NeighbourTable
 from model.replay_dataset import Examples, Floats, Split
 
@@ -73,12 +74,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
 
 
+def check_data_set_folder(folder: Path) -> None:
+    """Raises `BadInput` where a data set would take the place of anything but a data set."""
+    check_own_folder(folder, (*FILES, MANIFEST), "data set")
+
+
 def write_data_set(data: DataSet, folder: Path) -> Manifest:
-    """Write a data set so that `folder` never holds a part of one; returns its manifest. Raises `BadInput` when
-    `folder` holds something else.
+    """Write a data set so that `folder` never holds a part of one; returns its manifest. Raises `BadInput` as
+    `check_data_set_folder`.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-        raise BadInput("not_empty", f"{folder} holds other files; name an empty folder or one of an earlier data set")
+    check_data_set_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

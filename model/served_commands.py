@@ -143,7 +143,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
 
 def promote(args: argparse.Namespace) -> int:
     """Put a candidate in the current artifact's place if it passes the gate."""
-    from model.artifact import CARD, install_artifact, load_artifact
+    from model.artifact import CARD, check_artifact_folder, install_artifact, load_artifact
     from model.progress import shown_progress
     from model.promotion import Bounds
 
@@ -152,6 +152,7 @@ def promote(args: argparse.Namespace) -> int:
     candidate = load_artifact(args.candidate)
     if folder.resolve() == args.candidate.resolve():
         raise NowrankError(f"{folder} is both the candidate and the current artifact; train into another folder: --out")
+    check_artifact_folder(folder)
     current = _comparable(folder) if (folder / CARD).is_file() else None
     source = args.source or (SERVED if candidate.card.training.get("source") == SERVED else LOG)
     bounds = Bounds(args.margin, args.ece, args.resamples, args.seed)

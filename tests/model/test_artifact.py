@@ -12,10 +12,11 @@ from features.item import ItemState
 from features.item_table import ItemTable
 from features.model_inputs import request_inputs
 from features.vector import COLUMN_NAMES, COLUMNS, Context, pair_matrix
-from infra.errors import ArtifactInvalid, SchemaMismatch
-from model.artifact import CARD, FILES, Artifact, load_artifact
+from infra.errors import ArtifactInvalid, BadInput, SchemaMismatch
+from model.artifact import CARD, FILES, Artifact, install_artifact, load_artifact
 from model.replay import Replay
 from model.train import TrainReport
+from nowrank.cli import main
 from streams.labels import Log
 
 Trained = tuple[Path, TrainReport]
@@ -156,3 +157,25 @@ def test_loading_an_artifact_imports_neither_torch_nor_onnx(trained: Trained) ->
         [sys.executable, "-c", program, str(trained[0])], capture_output=True, text=True, check=True, timeout=60
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("place", "why"), [("plays.jsonl", "is a file"), ("", "holds other files (plays.jsonl)")])
+def test_what_is_no_artifact_is_never_replaced_by_one_and_that_is_said_before_any_work(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, why: str
+) -> None:
+    (tmp_path / "plays.jsonl").write_text("dear")
+    with pytest.raises(BadInput) as refused:
+        install_artifact(trained[0], tmp_path / place)
+    assert why in str(refused.value)
+    for command in (["train", "absent.jsonl", "--out"], ["promote", str(trained[0]), "--log", "absent", "--current"]):
+        assert main([*command, str(tmp_path / place)]) == 1
+        assert why in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["plays.jsonl"]
+    assert (tmp_path / "plays.jsonl").read_text() == "dear"
+
+
+def test_an_artifact_takes_the_place_of_an_earlier_one_and_of_an_empty_folder(trained: Trained, tmp_path: Path) -> None:
+    for _ in range(2):
+        install_artifact(trained[0], tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {*FILES, CARD}
+    assert load_artifact(tmp_path).version == trained[1].card.version
