@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SERVED, LOG = "served", "log"
 
 PROMOTE_EXAMPLES = """both artifacts score the same requests from after their training; the candidate is copied
-into the folder of the current one, atomically, only when it is not worse on any task and calibrated; the scorer then
-picks it up by itself
+into the folder of the current one, its card last, only when it is not worse on any task and calibrated; the scorer
+then picks it up by itself, whole
 
 examples:
   nowrank promote build/candidate                              judged on what it was trained from
