@@ -16,17 +16,34 @@ from infra.errors import BadInput
 STAGED = ".new-"
 
 
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput("not_writable", f"{path} cannot be written: {error.strerror}; name another path") from error
+
+
 def check_folder(folder: Path) -> None:
     """Raises `BadInput` unless files can be put into a folder, or the folder can be made."""
-    try:
+    with _refused(folder):
         there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-        is_folder, is_open = there.is_dir(), os.access(there, os.R_OK | os.W_OK | os.X_OK)
-    except OSError as error:
-        raise BadInput("not_writable", f"{folder} cannot be written to: {error.strerror}; name another one") from error
-    if not is_folder:
-        raise BadInput("not_a_folder", f"{folder} is to be a folder, but {there} is a file; name another one")
-    if not is_open:
-        raise BadInput("not_writable", f"{there} may not be written to; name another folder than {folder}, or open it")
+        if not there.is_dir():
+            raise BadInput("not_a_folder", f"{folder} cannot be a folder: {there} is a file; name another path")
+        if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+            raise BadInput("not_writable", f"{folder} cannot be written: {there} is closed to you; name another path")
+
+
+def prepare_file(path: Path) -> None:
+    """Make the folder of a file that will be written; raises `BadInput` unless the file can be."""
+    with _refused(path):
+        if path.is_dir():
+            raise BadInput("not_a_file", f"{path} is a folder; name a file that is to be written")
+        if not path.exists():
+            check_folder(path.parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not os.access(path, os.W_OK):
+            raise BadInput("not_writable", f"{path} is closed to you; name another file")
 
 
 def check_own_folder(folder: Path, names: Sequence[str], kind: str) -> None:

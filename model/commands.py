@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from infra.errors import BadInput
+from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
 from model.log_arguments import add_log_arguments, counted, log_of, share
@@ -140,6 +141,13 @@ def train(args: argparse.Namespace) -> int:
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
     check_artifact_folder(out_dir)
+    for beside in (args.curve, args.checkpoint):
+        if beside is not None and beside.resolve().is_relative_to(out_dir.resolve()):
+            raise BadInput("not_empty", f"{out_dir} is to hold the artifact alone; name another place than {beside}")
+    if args.curve is not None:
+        check_folder(args.curve)
+    if args.checkpoint is not None:
+        prepare_file(args.checkpoint)
     sizes = UnicornConfig(personalisation=Personalisation(args.personalisation))
     switched: dict[str, Any] = {SWITCHES[part]: False for part in args.without}
     sizes = dataclasses.replace(sizes, **switched)
@@ -239,9 +247,10 @@ def evaluate(args: argparse.Namespace) -> int:
     """Evaluate an artifact, or the baselines alone, on the last part of a log."""
     from model.evaluate import Scope, evaluate_artifact
     from model.progress import shown_progress
-    from model.report import preamble, put_json, result_table, slices_table, write_report
+    from model.report import check_outputs, preamble, put_json, result_table, slices_table, write_report
 
     settings = load_settings()
+    check_outputs(args.json, args.out)
     log = log_of(args, settings)
     without = ("sasrec",) if args.quick or args.without_sasrec else ()
     scope = Scope(args.max_labels, args.resamples, args.seed, args.quick, without)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from infra.outputs import check_folder, prepare_file
 from model.plots import draw, has_plots
 from model.ranked import MODEL
 
@@ -110,6 +111,14 @@ def write_result(result: dict[str, Any], parts: list[str], folder: Path) -> list
     (folder / "result.json").write_bytes(_json(result))
     (folder / "result.md").write_text("\n".join(parts))
     return ["result.json", "result.md"]
+
+
+def check_outputs(where: str | None, folder: Path | None) -> None:
+    """Raises `BadInput` unless `put_json` and `write_result` will be able to write there."""
+    if where is not None and where != "-":
+        prepare_file(Path(where))
+    if folder is not None:
+        check_folder(folder)
 
 
 def put_json(result: dict[str, Any], where: str) -> bool:

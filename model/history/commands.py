@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from infra.errors import BadInput
+from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
 from model.log_arguments import add_log_arguments, counted, log_of
@@ -67,6 +68,7 @@ def train_history(args: argparse.Namespace) -> int:
     from model.history.train import Order, join_and_test, train_and_test
     from model.progress import shown_progress
 
+    check_folder(args.out)
     histories, before_ms = _histories(args)
     if args.join is not None:
         result = join_and_test(histories, args.join, args.out)
@@ -121,6 +123,8 @@ def evaluate_history(args: argparse.Namespace) -> int:
     """Compare runs user by user."""
     from model.history.compare import compare_runs, comparison_table
 
+    if args.json is not None:
+        prepare_file(args.json)
     compared = compare_runs(args.runs, args.part, args.resamples, args.seed)
     if args.json is not None:
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(compared), indent=1) + b"\n")
