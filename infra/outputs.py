@@ -7,7 +7,7 @@ rooms, and by the writers of artifacts and data sets.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,9 +34,14 @@ def check_folder(folder: Path) -> None:
             raise BadInput("not_writable", f"{folder} cannot be written: {there} is closed to you; name another path")
 
 
-def prepare_file(path: Path) -> None:
-    """Make the folder of a file that will be written; raises `BadInput` unless the file can be."""
+def prepare_file(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Make the folder of a file that will be written; raises `BadInput` unless the file can be, and when it is one of
+    the inputs, whatever they are called.
+    """
     with _refused(path):
+        # os.path: an input that may not be seen is not there, and whoever reads it says so.
+        if path.exists() and any(path.samefile(one) for one in inputs if os.path.exists(one)):
+            raise BadInput("is_input", f"{path} is also what is read; name another file to write")
         if path.is_dir():
             raise BadInput("not_a_file", f"{path} is a folder; name a file that is to be written")
         if not path.exists():

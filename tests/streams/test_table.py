@@ -345,9 +345,22 @@ def test_a_file_of_rejects_that_cannot_be_written_is_said_before_anything_is_pub
 ) -> None:
     user = f"user-{uuid.uuid4()}"
     path = written(tmp_path / "e.csv", f"type,user_id,item_id,event_ts_ms\nclick,{user},i,5\n")
-    assert main(["import", str(path), "--rejects", str(tmp_path / "absent" / "r.jsonl")]) == 1
-    assert "No such file or directory" in capsys.readouterr().err
+    assert main(["import", str(path), "--rejects", str(path / "r.jsonl")]) == 1
+    assert "e.csv is a file; name another path" in capsys.readouterr().err
     assert clicks_of(environment, user) == []
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--items", "--dry-run"], []])
+def test_rejected_rows_are_not_written_over_the_file_that_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    path = written(tmp_path / "e.csv", "type,user_id,item_id,event_ts_ms\nclick,u,i,soon\n")
+    before, link = path.read_bytes(), tmp_path / "link.csv"
+    link.symlink_to(path)
+    for given in (path, link):
+        assert main(["import", str(path), "--rejects", str(given), *options]) == 1
+        assert "is also what is read" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_an_address_that_is_none_is_said_so(
