@@ -250,7 +250,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from model.report import check_outputs, preamble, put_json, result_table, slices_table, write_report
 
     settings = load_settings()
-    check_outputs(args.json, args.out)
+    check_outputs(args, args.out)
     log = log_of(args, settings)
     without = ("sasrec",) if args.quick or args.without_sasrec else ()
     scope = Scope(args.max_labels, args.resamples, args.seed, args.quick, without)

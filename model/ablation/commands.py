@@ -65,7 +65,7 @@ def ablate(args: argparse.Namespace) -> int:
         args.seeds, args.max_labels, args.resamples, config,
     )  # fmt: skip
     folder = args.out or settings.state_dir / "ablation"
-    check_outputs(args.json, folder)
+    check_outputs(args, folder)
     log = log_of(args, settings)
     with shown_progress() as progress:
         result = run_study(log, question, folder, progress)

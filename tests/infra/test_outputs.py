@@ -47,6 +47,24 @@ def test_nothing_else_goes_into_the_folder_of_the_artifact_that_later_trainings_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["evaluate", "ablate"])
+def test_a_log_after_json_is_not_taken_for_the_file_to_write(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, titles, old = tmp_path / "plays.csv", tmp_path / "titles.json", tmp_path / "old.json"
+    for path in (log, titles, old):
+        path.write_text("dear")
+    assert main([command, "--json", str(log)]) == 1
+    assert "plays.csv would replace a file that is not called .json" in capsys.readouterr().err
+    assert main([command, str(log), "--items", str(titles), "--json", str(titles)]) == 1
+    assert "titles.json is also what is read" in capsys.readouterr().err
+    assert main([command, "absent", "--json", str(old)]) == 1  # a result of before may be written over
+    assert "absent" in capsys.readouterr().err
+    assert [path.read_text() for path in (log, titles, old)] == ["dear"] * 3
+    assert main([command, "absent", "--json", TOO_LONG]) == 1
+    assert "File name too long" in capsys.readouterr().err
+
+
 def test_the_demo_does_not_begin_when_its_figures_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
