@@ -8,6 +8,7 @@ import csv
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -40,6 +41,28 @@ def open_table(path: Path, is_wanted: Callable[[str], bool] = bool) -> Table:
     """The columns (None where each row names its own) and the rows of a file; raises `BadInput`, and while the rows are
     read too. Where columns stand apart, only those that are wanted are read.
     """
+    with reading(path):
+        columns, rows = _open(path, is_wanted)
+    return columns, _rows_of(path, rows)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What the system refuses while a path is read is `BadInput` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            "not_readable", f"{path} cannot be read: {error.strerror}; see who may read it, or copy it elsewhere"
+        ) from error
+
+
+def _rows_of(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
+    with reading(path):
+        yield from rows
+
+
+def _open(path: Path, is_wanted: Callable[[str], bool]) -> Table:
     if not path.is_file():
         raise BadInput("not_found", f"{path} is no file")
     suffix = path.suffix.lower()
@@ -153,6 +176,8 @@ def _open_parquet(path: Path, is_wanted: Callable[[str], bool]) -> Table:
 
     try:
         table = pyarrow.parquet.ParquetFile(path)
+    except PermissionError:
+        raise  # it may well be one
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput("malformed_file", f"{path} is no Parquet file: {error}") from error
     columns = list(table.schema_arrow.names)

@@ -1,5 +1,6 @@
 """Anyone's own tables: each row becomes an event or a title, or is rejected with its number, field and rule."""
 
+import errno
 import json
 import uuid
 from pathlib import Path
@@ -22,6 +23,7 @@ from streams.log_ends import read_log_ends
 from streams.progress import progress_bar
 from streams.sources.shift import NEWEST_AGE_MS
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
+from streams.sources.table_files import open_table
 
 NOW_MS = 1_700_000_000_000
 PLAIN = TableOptions()
@@ -315,6 +317,38 @@ def test_the_import_command_says_what_is_missing(
     assert "absent.csv is no file" in capsys.readouterr().err
     assert main(["import", "movielens-100k"]) == 1
     assert "nowrank data get movielens-100k" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.jsonl", "e.parquet"])
+def test_a_file_that_may_not_be_read_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def closed(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")  # to root nothing is closed
+
+    path = written(tmp_path / name, "x")
+    monkeypatch.setattr(Path, "open", closed)
+    monkeypatch.setattr(parquet, "ParquetFile", closed)
+    with pytest.raises(BadInput, match=f"{name} cannot be read: Permission denied; see who may read it"):
+        open_table(path)
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e.jsonl"])
+def test_a_file_whose_disk_fails_while_it_is_read_is_said_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/proc/self/mem")  # opens; nothing is at its beginning
+    with pytest.raises(BadInput, match="cannot be read: Input/output error"):
+        list(open_table(tmp_path / name)[1])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["import", "--dry-run"], ["import", "--dry-run", "--rejects"], ["evaluate"], ["train", "history", "--out"]],
+)
+def test_a_file_that_cannot_even_be_looked_for_is_said_so_and_not_of_the_file_to_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    writes = command[-1] in ("--rejects", "--out")
+    name = f"{'x' * 300}.csv"
+    assert main([*command, *([str(tmp_path / "new")] if writes else []), name]) == 1
+    assert f"{name} cannot be read: File name too long" in capsys.readouterr().err
 
 
 class LosesItsBroker:
