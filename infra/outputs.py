@@ -14,6 +14,7 @@ from pathlib import Path
 from infra.errors import BadInput
 
 STAGED = ".new-"
+VOLUMES_OWN = "lost+found"  # in the root of a volume that is mounted for something
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def check_own_folder(folder: Path, names: Sequence[str], kind: str) -> None:
     """
     check_folder(folder)
     there = {one.name for one in folder.iterdir() if not one.name.startswith(STAGED)} if folder.is_dir() else set()
-    others = sorted(there - {*names})
+    others = sorted(there - {*names, VOLUMES_OWN})
     if others:
         raise BadInput(
             "not_empty",

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from safetensors.torch import load_file
 
 from benchmarks.baselines.sdk_features import FeastReader
-from benchmarks.ranking_model import WEIGHTS
+from benchmarks.ranking_model import weights_of
 from features.catalogue import Item
 from features.engagement import Task
 from features.feast_repo.apply import open_feast
@@ -56,7 +56,7 @@ class TorchModel:
     def __init__(self, path: Path, table: ItemTable) -> None:
         card = msgspec.json.decode((path / CARD).read_bytes(), type=Card)
         self._network = Unicorn(UnicornConfig(**card.config["model"]), vocabulary=len(card.vocabulary))
-        self._network.load_state_dict(load_file(path / WEIGHTS))
+        self._network.load_state_dict(load_file(weights_of(path)))
         self._network.eval()
         self._neighbours = NeighbourTable.load(path / NEIGHBOURS)
         self._ease = NeighbourTable.load(path / EASE)
