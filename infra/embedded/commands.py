@@ -8,6 +8,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import psutil
+
 from infra.clock import now_ms
 from infra.embedded.control import run_stack, start_stack, stop_stack
 from infra.embedded.plan import PARTS
@@ -89,6 +91,8 @@ def status(args: argparse.Namespace) -> int:
     """Print what is running, and where."""
     settings: Settings = load_settings(running_stack=False)
     running = running_stack(settings.state_dir.resolve())
+    if running is not None:
+        running["processes"] = [_with_true_state(process) for process in running["processes"]]
     if args.json:
         print(json.dumps(running or {"state": "stopped", "processes": []}, indent=2))
     elif running is None:
@@ -100,6 +104,12 @@ def status(args: argparse.Namespace) -> int:
 
 def _all_ready(running: dict[str, Any]) -> bool:
     return all(process["state"] == "ready" for process in running["processes"])
+
+
+def _with_true_state(process: dict[str, Any]) -> dict[str, Any]:
+    """What `stack.json` holds of a part, and that its process has `ended` where it has since it was written."""
+    is_gone = process["state"] in ("starting", "ready") and not psutil.pid_exists(process["pid"])
+    return {**process, "state": "ended"} if is_gone else process
 
 
 def _table(running: dict[str, Any]) -> str:
@@ -122,6 +132,7 @@ def _table(running: dict[str, Any]) -> str:
             rows.append((name, "yours", "-", "-", "-", running[key].split(",password")[0]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"{process['name']} {process['failure']}" for process in running["processes"] if process.get("failure")]
     return "\n".join([*lines, f"supervisor pid {running.get('pid', '-')}, logs in {running.get('log_dir', '-')}"])
 
 

@@ -6,6 +6,7 @@ that is the supervisor.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Collection
@@ -24,18 +25,20 @@ from infra.settings import Settings, child_environment
 
 EXTERNAL_TIMEOUT_S = 5.0
 TOPICS_TIMEOUT_S = 60.0
+WRITE_PAUSE_S = 1.0
 
 
 class Stack:
     """One stack in one folder; the caller holds the folder's lock."""
 
     def __init__(self, settings: Settings, only: Collection[str], say: Callable[[str], None]) -> None:
-        self._say = say
+        self._print = say
         self._plan: Plan = make_plan(settings, only)
         self._settings = self._plan.settings
-        self._supervisor = Supervisor(say, changed=self._write)
+        self._supervisor = Supervisor(self._say, changed=self._write)
         self._state = "starting"
         self._started_ms = now_ms()
+        self._rewriting: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Start everything, keep it until SIGINT, SIGTERM or SIGHUP, end everything; raises `StackError` when something
@@ -57,6 +60,8 @@ class Stack:
             stopping.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
             await self._supervisor.stop()
+            if self._rewriting is not None:
+                self._rewriting.cancel()
             remove_files(self._settings.state_dir)
         self._say("stopped")
 
@@ -89,7 +94,6 @@ class Stack:
             await self._create_topics()
         await self._supervisor.start(plan.processes)
         await self._supervisor.start(plan.watchers)
-        write_targets(settings.state_dir, self._scrape_targets())
         self._state = "running"
         self._write()
         self._say(f"running; logs in {log_dir(settings)}")
@@ -162,9 +166,28 @@ class Stack:
             "canary": addresses(self._plan.watchers),
         }
 
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk takes no line of the log; the parts are kept all the same
+            self._print(line)
+
     def _write(self) -> None:
+        """Write what says what runs; where that fails, say so and try again at the next change or a second later."""
+        if self._rewriting is not None:
+            self._rewriting.cancel()
+        try:
+            if self._state == "running":
+                write_targets(self._settings.state_dir, self._scrape_targets())
+            write_stack(self._settings.state_dir, self._describe())
+        except OSError as error:
+            if self._rewriting is None:
+                self._say(f"stack.json cannot be written, `nowrank status` is out of date until it can: {error}")
+            self._rewriting = asyncio.get_running_loop().call_later(WRITE_PAUSE_S, self._write)
+        else:
+            self._rewriting = None
+
+    def _describe(self) -> dict[str, Any]:
         settings, plan = self._settings, self._plan
-        content = {
+        return {
             "state": self._state,
             "pid": os.getpid(),
             "started_ms": self._started_ms,
@@ -176,4 +199,3 @@ class Stack:
             "log_dir": str(log_dir(settings)),
             "processes": self._supervisor.describe(),
         }
-        write_stack(settings.state_dir, content)

@@ -6,6 +6,8 @@ once it has stopped. Called by the stack and by the tests' servers, inside one e
     starting ── probe says yes ──▶ ready ── process ends ──▶ restarting ── pause ──▶ starting
         └── not ready in time, at its first start ──▶ failed ◀── RESTART_LIMIT ends in a minute ──┘
 
+What else goes wrong with a part, such as a probe that raises, makes it `failed` as well: none is left to itself.
+
 On Linux the children are killed when the thread that runs the loop ends, for whatever reason: a supervisor that is
 killed leaves nothing behind.
 """
@@ -47,11 +49,14 @@ class PartSpec:
 
 @dataclass
 class Part:
-    """A `PartSpec` and what became of it; `first_start` is done once it was ready, or failed, for the first time."""
+    """A `PartSpec` and what became of it; `first_start` is done once it was ready, or failed, for the first time,
+    `failure` says why it was given up.
+    """
 
     spec: PartSpec
     first_start: "asyncio.Future[None]"
     state: str = "stopped"
+    failure: str = ""
     process: asyncio.subprocess.Process | None = None
     started_ms: int = 0
     restarts: int = 0
@@ -113,6 +118,7 @@ class Supervisor:
             {
                 "name": name,
                 "state": part.state,
+                "failure": part.failure,
                 "pid": part.process.pid if part.process else None,
                 "address": part.spec.address,
                 "restarts": part.restarts,
@@ -129,6 +135,14 @@ class Supervisor:
         part.keeper = asyncio.create_task(self._keep(part))
 
     async def _keep(self, part: Part) -> None:
+        try:
+            await self._start_and_restart(part)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task: what it does not tell nobody hears
+            if part.process is not None:
+                await kill_child(part.process)
+            self._give_up(part, f"could not be watched: {type(error).__name__}: {error}")
+
+    async def _start_and_restart(self, part: Part) -> None:
         while True:
             failure = await self._start_once(part)
             if failure is None:
@@ -140,19 +154,18 @@ class Supervisor:
             if part.process is not None:
                 await kill_child(part.process)
             if not part.first_start.done():
-                self._enter(part, "failed")
-                part.first_start.set_exception(
-                    StackError(f"{part.spec.name} {failure}; {_log_words(part.spec.log_path)}")
-                )
-                return
-            if not await self._pause(part, failure):
-                return
+                return self._give_up(part, failure)
+            ends = _ends_lately(part)
+            if ends > RESTART_LIMIT:
+                return self._give_up(part, f"{failure}, {ends} times in {RESTART_WINDOW_S:g} s")
+            await self._pause(part, failure, ends)
 
     async def _start_once(self, part: Part) -> str | None:
         """Start the process and wait until it is ready; what went wrong, or None."""
         spec = part.spec
         began_s = monotonic_s()
         part.started_ms = now_ms()
+        part.failure = ""
         try:
             part.process = await start_child(spec.command, spec.environment, spec.log_path)
         except OSError as error:
@@ -167,26 +180,13 @@ class Supervisor:
         if part.restarts and spec.after_restart is not None:
             try:
                 await spec.after_restart()
-            except StackError as error:
+            except (StackError, OSError) as error:
                 return f"could not be put back to work: {error}"
         self._say(f"{spec.name:<9} {spec.address:<32} ready in {monotonic_s() - began_s:.1f} s")
         return None
 
-    async def _pause(self, part: Part, failure: str) -> bool:
-        """Wait before the next start, longer each time; False when there were too many."""
-        now_s = monotonic_s()
-        part.ends_s.append(now_s)
-        while now_s - part.ends_s[0] > RESTART_WINDOW_S:
-            part.ends_s.popleft()
-        ends = len(part.ends_s)
-        if ends > RESTART_LIMIT:
-            self._enter(part, "failed")
-            limit = f"{ends} times in {RESTART_WINDOW_S:g} s"
-            self._say(
-                f"{part.spec.name} {failure}, {limit}: given up until the next `nowrank up`; "
-                f"{_log_words(part.spec.log_path)}"
-            )
-            return False
+    async def _pause(self, part: Part, failure: str, ends: int) -> None:
+        """Wait before the next start, longer each time."""
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (ends - 1))
         part.restarts += 1
         self._say(
@@ -194,11 +194,30 @@ class Supervisor:
         )
         self._enter(part, "restarting")
         await asyncio.sleep(pause_s)
-        return True
+
+    def _give_up(self, part: Part, failure: str) -> None:
+        """Leave the part `failed`: at its first start that ends the start, later the others go on without it."""
+        part.failure = failure
+        said = f"{part.spec.name} {failure}"
+        log_words = _log_words(part.spec.log_path)
+        if part.first_start.done():
+            self._say(f"{said}: given up until the next `nowrank up`; {log_words}")
+        else:
+            part.first_start.set_exception(StackError(f"{said}; {log_words}"))
+        self._enter(part, "failed")
 
     def _enter(self, part: Part, state: str) -> None:
         part.state = state
         self._changed()
+
+
+def _ends_lately(part: Part) -> int:
+    """Count an end of the part; how many there were within `RESTART_WINDOW_S`."""
+    now_s = monotonic_s()
+    part.ends_s.append(now_s)
+    while now_s - part.ends_s[0] > RESTART_WINDOW_S:
+        part.ends_s.popleft()
+    return len(part.ends_s)
 
 
 async def _end_keeper(part: Part) -> None:

@@ -18,9 +18,10 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from infra.embedded import EmbeddedServers, running_stack, start_stack, stop_stack
 from infra.embedded.plan import PARTS, make_plan
 from infra.embedded.servers import PORT_RANGE, free_port, redis_binary
-from infra.embedded.stack_file import hold_lock
+from infra.embedded.stack_file import hold_lock, write_stack
 from infra.errors import StackError
 from infra.settings import Settings, load_settings
+from nowrank.cli import main
 from streams.topics import CLICKS, TOPICS, create_topics
 
 pytestmark = pytest.mark.slow
@@ -153,6 +154,51 @@ def test_status_tells_a_running_stack_from_none(own: Settings) -> None:
     assert status.returncode == 0
     assert json.loads(status.stdout)["redis"] == stack["redis"]
     assert stack["redis"] in run_cli(own, "status").stdout
+
+
+def test_status_names_a_part_whose_process_is_gone(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    part = {"name": "redis", "state": "ready", "pid": gone.pid, "address": "here", "restarts": 0, "started_ms": 0}
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
+    with hold_lock(own.state_dir):
+        write_stack(own.state_dir, {"state": "running", "pid": os.getpid(), "processes": [part]})
+        assert main(["status", "--json"]) == 1
+        assert json.loads(capsys.readouterr().out)["processes"][0]["state"] == "ended"
+        assert main(["status"]) == 1
+        assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["redis", "ended"]
+
+
+def test_status_says_why_a_part_failed(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = {"name": "redis", "state": "failed", "pid": None, "address": "here", "restarts": 0, "started_ms": 0}
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
+    with hold_lock(own.state_dir):
+        write_stack(
+            own.state_dir,
+            {"state": "running", "pid": os.getpid(), "processes": [{**part, "failure": "ended with exit code 1"}]},
+        )
+        assert main(["status"]) == 1
+    assert "redis ended with exit code 1" in capsys.readouterr().out
+
+
+def test_state_file_that_cannot_be_written_for_a_while_keeps_no_part_from_its_restart(own: Settings) -> None:
+    stack = start_stack(own, only=("redis",), say=lambda line: None)
+    in_the_way = own.state_dir / f"stack.{stack['pid']}.tmp"
+    in_the_way.mkdir()
+    os.kill(pids(stack)["redis"], signal.SIGKILL)
+    log = own.state_dir / "logs" / "supervisor.log"
+    until(lambda: log.read_text().count("redis     ") == 2, timeout_s=20)
+    assert process_of(own.state_dir, "redis")["pid"] == pids(stack)["redis"], "nobody could write another one"
+    assert run_cli(own, "status").returncode == 1
+    in_the_way.rmdir()
+    until(lambda: process_of(own.state_dir, "redis")["pid"] != pids(stack)["redis"])
+    assert process_of(own.state_dir, "redis")["state"] == "ready"
+    assert log.read_text().count("stack.json cannot be written") == 1, "said once, not every second"
+    assert run_cli(own, "status").returncode == 0
 
 
 def run_cli(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """The supervisor, on real child processes: small Python programs."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -147,6 +149,61 @@ def test_command_that_does_not_exist_fails_the_start(tmp_path: Path) -> None:
         }
         with pytest.raises(StackError, match=r"a could not be started: .*No such file"):
             await supervisor.start([PartSpec(**missing)])
+        await supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def test_probe_that_raises_fails_the_start_and_ends_the_part(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async def out_of_range() -> bool:
+            raise ValueError("Port out of range 0-65535")
+
+        supervisor = Supervisor(print)
+        spec = replace(part("a", SLEEPER, tmp_path), probe=out_of_range)
+        with pytest.raises(StackError, match="a could not be watched: ValueError: Port out of range 0-65535; "):
+            await asyncio.wait_for(supervisor.start([spec]), 20)
+        assert ended(pid_of(supervisor, "a"))
+        (described,) = supervisor.describe()
+        assert (described["state"], described["failure"]) == (
+            "failed",
+            "could not be watched: ValueError: Port out of range 0-65535",
+        )
+        await supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def test_part_whose_keeping_breaks_later_is_failed_and_says_why(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async def breaks() -> None:
+            raise KeyError("no such client")
+
+        said: list[str] = []
+        supervisor = Supervisor(said.append)
+        await supervisor.start([part("a", SLEEPER, tmp_path, after_restart=breaks)])
+        os.kill(pid_of(supervisor, "a"), signal.SIGKILL)
+        await until(lambda: supervisor.parts["a"].state == "failed")
+        assert said[-1].startswith("a could not be watched: KeyError: 'no such client': given up until the next")
+        assert ended(pid_of(supervisor, "a"))
+        await supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def test_part_that_could_not_be_put_back_to_work_for_want_of_disk_is_tried_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        calls: list[int] = []
+
+        async def full_at_first() -> None:
+            calls.append(len(calls))
+            if len(calls) == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        supervisor = Supervisor(print)
+        await supervisor.start([part("a", SLEEPER, tmp_path, after_restart=full_at_first)])
+        os.kill(pid_of(supervisor, "a"), signal.SIGKILL)
+        await until(lambda: calls == [0, 1] and supervisor.parts["a"].state == "ready")
         await supervisor.stop()
 
     asyncio.run(scenario())
