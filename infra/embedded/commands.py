@@ -54,7 +54,7 @@ def up(args: argparse.Namespace) -> int:
             f"{settings.workers} workers were asked for; there must be at least 1 (leave workers out with --only)"
         )
     running = running_stack(settings.state_dir.resolve())
-    if running is not None:
+    if running is not None and (running["state"] == "running" or not args.detach):
         print("already running:" if running["state"] == "running" else f"already {running['state']}:")
         print(_table(running))
     elif args.detach:
@@ -126,9 +126,8 @@ def _table(running: dict[str, Any]) -> str:
                 process["address"],
             )
         )
-    named = {process["name"] for process in running["processes"]}
     for name, key in (("broker", "kafka"), ("redis", "redis")):
-        if name not in named and running.get(key):
+        if name in running.get("yours", []):
             rows.append((name, "yours", "-", "-", "-", running[key].split(",password")[0]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from infra.errors import StackError
 from infra.settings import Settings, child_environment, stack_lives
 
 SUPERVISOR_LOG = "supervisor.log"
+STARTING_LOG = "supervisor.{}.starting"  # of a supervisor that does not hold the lock yet, or never will
 STOP_TIMEOUT_S = 60.0
 EXIT_TIMEOUT_S = 5.0
 POLL_INTERVAL_S = 0.05
@@ -37,7 +39,7 @@ def start_stack(
     settings: Settings, *, detach: bool = True, only: Collection[str] = PARTS, tied: bool = False, say: Say = print
 ) -> dict[str, Any]:
     """Start the stack and return the content of its `stack.json` once every part is ready; a stack that runs already is
-    returned as it is.
+    returned as it is, one that is just starting once it runs.
 
     Addresses in `settings` are taken for servers of the user's own. With `tied` the stack ends when the calling thread
     does. Without `detach` this process becomes the supervisor until it is asked to end, and the answer is empty. Raises
@@ -45,7 +47,7 @@ def start_stack(
     """
     settings = replace(settings, state_dir=settings.state_dir.resolve())
     running = running_stack(settings.state_dir)
-    if running is not None:
+    if running is not None and running["state"] == "running":
         return running
     if not detach:
         run_stack(settings, only, say)
@@ -59,7 +61,7 @@ def run_stack(settings: Settings, only: Collection[str] = PARTS, say: Say = prin
     with hold_lock(settings.state_dir):
         for name in end_leftovers(settings.state_dir):
             say(f"{name} was left over from a supervisor that was killed, and was ended")
-        _keep_previous_logs(log_dir(settings))
+        _begin_logs(log_dir(settings))
         asyncio.run(Stack(settings, only, say).run())
 
 
@@ -90,52 +92,77 @@ def stop_stack(settings: Settings, *, say: Say = print) -> bool:
 
 
 def _start_in_background(settings: Settings, only: Collection[str], tied: bool, say: Say) -> dict[str, Any]:
-    log_path = log_dir(settings) / SUPERVISOR_LOG
+    log_path = log_dir(settings) / STARTING_LOG.format(uuid.uuid4().hex)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("wb") as log:
+    with log_path.open("wb") as output, log_path.open("rb") as log:
         child = subprocess.Popen(
             module_command("nowrank.cli", "up", "--only", ",".join(only)),
             env={**child_environment(settings), "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
             preexec_fn=dies_with_parent(signal.SIGTERM) if tied else None,
         )
-    _background.append(child)
-    try:
-        with log_path.open("rb") as log:
-            return _relay_until_running(settings.state_dir, child, log, say)
-    except BaseException:  # an interrupted caller as well must not leave half a stack
-        if child.poll() is None:
-            child.terminate()
-            child.wait()
-        raise
+        _background.append(child)
+        try:
+            running = _relay_until_running(settings.state_dir, child, log, say)
+            if running["pid"] != child.pid:
+                say(f"running: another `nowrank up` has started it (supervisor pid {running['pid']})")
+                _end_starting(child)
+                log_path.unlink(missing_ok=True)
+            return running
+        except BaseException:  # an interrupted caller as well must not leave half a stack
+            _end_starting(child)
+            raise
 
 
 def _relay_until_running(state_dir: Path, child: "subprocess.Popen[bytes]", log: Any, say: Say) -> dict[str, Any]:
+    """Wait for the stack that `child` starts, or for another one that was first; raises `StackError` when there is
+    none.
+    """
     while True:
         ended = child.poll() is not None
         running = running_stack(state_dir)
-        is_running = running is not None and running["state"] == "running"
         for line in log.read().decode(errors="replace").splitlines():
             say(line)
-        if ended:
-            raise StackError(
-                f"the stack did not start (exit code {child.returncode}); what it said is above and in {log.name}"
-            )
-        if is_running and running is not None:
+        if running is not None and running["state"] == "running":
             return running
+        if ended and running is None:
+            path = Path(log.name)
+            raise StackError(
+                f"the stack did not start (exit code {child.returncode}); what it said is above and in "
+                f"{path if path.exists() else path.with_name(SUPERVISOR_LOG)}"
+            )
         time.sleep(POLL_INTERVAL_S)
 
 
-def _keep_previous_logs(folder: Path) -> None:
-    """Begin with empty logs and keep those of the run before as `NAME.previous.log`; the supervisor's own is already
-    open.
+def _end_starting(child: "subprocess.Popen[bytes]") -> None:
+    if child.poll() is None:
+        child.terminate()
+        child.wait()
+
+
+def _begin_logs(folder: Path) -> None:
+    """Begin with empty logs and keep those of the run before as `NAME.previous.log`; what a supervisor in the
+    background writes to becomes the `SUPERVISOR_LOG`. The caller holds the lock.
     """
     for path in folder.glob("*.log"):
-        if path.name != SUPERVISOR_LOG and not path.name.endswith(".previous.log"):
+        if not path.name.endswith(".previous.log"):
             path.replace(path.with_name(f"{path.stem}.previous.log"))
+    for path in folder.glob(STARTING_LOG.format("*")):
+        if _is_output(path):
+            path.replace(path.with_name(SUPERVISOR_LOG))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_output(path: Path) -> bool:
+    """True for the file that this process' standard output goes to."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:  # the file is gone, or the output is closed
+        return False
 
 
 def _wait_until_unlocked(state_dir: Path, timeout_s: float) -> bool:

@@ -39,6 +39,12 @@ class Plan:
         return [spec for spec in (self.broker, self.redis) if spec is not None]
 
     @property
+    def yours(self) -> list[str]:
+        """The servers that the user gave an address for."""
+        servers = (("broker", self.broker, self.settings.kafka), ("redis", self.redis, self.settings.redis))
+        return [name for name, spec, address in servers if spec is None and address]
+
+    @property
     def processes(self) -> list[PartSpec]:
         """Our own processes, which need the servers."""
         return [*self.workers, *([self.scorer] if self.scorer is not None else [])]

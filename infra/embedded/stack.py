@@ -193,6 +193,7 @@ class Stack:
             "started_ms": self._started_ms,
             "kafka": settings.kafka,
             "redis": settings.redis,
+            "yours": plan.yours,
             "scorer_url": settings.scorer_url if plan.scorer else "",
             "worker_metrics_urls": [spec.address for spec in plan.workers],
             "state_dir": str(settings.state_dir),

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -126,6 +127,7 @@ def test_stack_starts_says_where_it_is_and_stops(own: Settings) -> None:
     found = load_settings({"NOWRANK_STATE_DIR": str(own.state_dir)})
     assert (found.kafka, found.redis) == (stack["kafka"], stack["redis"])
     assert [line.split()[0] for line in said if " ready in " in line] == ["redis", "broker", "topics"]
+    assert stack["yours"] == []
     assert stop_stack(own, say=said.append)
     assert all(ended(pid) for pid in [stack["pid"], *pids(stack).values()])
     assert running_stack(own.state_dir) is None
@@ -137,6 +139,41 @@ def test_second_start_returns_what_is_running(own: Settings) -> None:
     first = start_stack(own, only=("redis",), say=lambda line: None)
     second = start_stack(own, only=SERVERS, say=lambda line: None)
     assert (second["pid"], pids(second)) == (first["pid"], pids(first))
+
+
+def test_start_while_another_is_starting_waits_for_it_and_leaves_its_log(own: Settings) -> None:
+    log = own.state_dir / "logs" / "supervisor.log"
+    log.parent.mkdir()
+    log.write_text("of the other\n")
+    other = {"pid": os.getpid(), "processes": [], "redis": "127.0.0.1:1", "yours": []}
+    said: list[str] = []
+    with hold_lock(own.state_dir), ThreadPoolExecutor() as pool:
+        write_stack(own.state_dir, {**other, "state": "starting"})
+        started = pool.submit(start_stack, own, only=("redis",), say=said.append)
+        until(lambda: "already starting:" in said or started.done())
+        write_stack(own.state_dir, {**other, "state": "running"})
+        assert started.result(30)["state"] == "running"
+    assert said[-1] == f"running: another `nowrank up` has started it (supervisor pid {os.getpid()})"
+    assert not any("yours" in line for line in said), "the address is one that the stack chose"
+    assert [path.name for path in log.parent.iterdir()] == ["supervisor.log"]
+    assert log.read_text() == "of the other\n"
+
+
+def test_two_ups_at_once_are_one_stack_and_two_successes(own: Settings) -> None:
+    with ThreadPoolExecutor() as pool:
+        ups = list(pool.map(lambda _: run_cli(own, "up", "--detach", "--only", "redis"), range(2)))
+    assert [up.returncode for up in ups] == [0, 0], [up.stdout + up.stderr for up in ups]
+    assert "redis     " in (own.state_dir / "logs" / "supervisor.log").read_text()
+    assert run_cli(own, "status").returncode == 0
+
+
+def test_logs_of_the_run_before_are_kept_once(own: Settings) -> None:
+    for _ in range(3):
+        stack = start_stack(own, only=("redis",), say=lambda line: None)
+        stop_stack(own)
+    logs = {path.name: path.read_text() for path in (own.state_dir / "logs").iterdir()}
+    assert set(logs) == {"redis.log", "redis.previous.log", "supervisor.log", "supervisor.previous.log"}
+    assert logs["supervisor.log"].startswith(f"redis     {stack['redis']}")
 
 
 def test_second_up_says_what_is_running_and_succeeds(own: Settings) -> None:
@@ -273,6 +310,11 @@ def test_servers_of_the_users_own_are_used_and_neither_started_nor_emptied(own: 
     given = Settings(state_dir=own.state_dir, kafka=topics.kafka, redis=topics.redis)
     stack = start_stack(given, only=SERVERS, say=lambda line: None)
     assert (stack["kafka"], stack["redis"], stack["processes"]) == (topics.kafka, topics.redis, [])
+    assert stack["yours"] == ["broker", "redis"]
+    assert [line.split()[:2] for line in run_cli(own, "status").stdout.splitlines()[1:3]] == [
+        ["broker", "yours"],
+        ["redis", "yours"],
+    ]
     assert client_of(topics.redis).get("row") == b"the user's"
 
 
