@@ -8,9 +8,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def stop_stack(settings: Settings, *, say: Say = print) -> bool:
 def _start_in_background(settings: Settings, only: Collection[str], tied: bool, say: Say) -> dict[str, Any]:
     log_path = log_dir(settings) / STARTING_LOG.format(uuid.uuid4().hex)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("wb") as output, log_path.open("rb") as log:
+    with log_path.open("wb") as output, log_path.open("rb") as log, _interrupted_by_signals():
         child = subprocess.Popen(
             module_command("nowrank.cli", "up", "--only", ",".join(only)),
             env={**child_environment(settings), "PYTHONUNBUFFERED": "1"},
@@ -135,6 +136,25 @@ def _relay_until_running(state_dir: Path, child: "subprocess.Popen[bytes]", log:
                 f"{path if path.exists() else path.with_name(SUPERVISOR_LOG)}"
             )
         time.sleep(POLL_INTERVAL_S)
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `SystemExit`, as SIGINT raises `KeyboardInterrupt`; a caller's own handlers stay."""
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # only the main thread may handle signals
+    for number in numbers:
+        signal.signal(number, _exit_on_signal)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exit_on_signal(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _end_starting(child: "subprocess.Popen[bytes]") -> None:
