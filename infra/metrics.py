@@ -88,7 +88,12 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         "Records behind the end of the log, summed over this worker's partitions",
         ("topic",),
     ),
-    MetricSpec("nowrank_worker_last_batch_timestamp_seconds", "gauge", "When the last batch was applied", ("stage",)),
+    MetricSpec(
+        "nowrank_worker_last_batch_timestamp_seconds",
+        "gauge",
+        "When the last batch was applied; 0: none since the start",
+        ("stage",),
+    ),
     MetricSpec("nowrank_worker_row_cache_bytes", "gauge", "Estimated size of the rows in the cache", ("stage",)),
     MetricSpec("nowrank_worker_assigned_partitions", "gauge", "Topic-partitions that this worker reads"),
     MetricSpec(

@@ -79,6 +79,8 @@ class Runtime:
             stage: SharedStore(FencedStore(settings.redis, settings.feast_project)) for stage in settings.stage_names
         }
         self._stages = {stage: self._new_stage(stage) for stage in settings.stage_names}
+        for stage in self._stages:  # known to Prometheus before any event comes
+            metrics.set("nowrank_worker_last_batch_timestamp_seconds", 0, stage=stage)
         self._stage_of = {topic: stage for stage in self._stages for topic in TOPICS_OF[stage]}
         self.progress = {stage: Progress(stage) for stage in self._stages}
         self._busy = {stage: asyncio.Lock() for stage in self._stages}

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from zlib import crc32
 
 import msgspec
@@ -26,6 +27,7 @@ from streams.checkpoints import decode_checkpoints
 from streams.dead_letters import DeadLetter
 from streams.deltas import MAX_MESSAGE_BYTES, SourcedDelta, decode_deltas, send_deltas
 from streams.events import Click, Engaged, Play, Ranking, ServedItem, Thumb, decode_record, encode_event, to_engagement
+from streams.runtime import Runtime
 from streams.session_agent import SessionStage
 from streams.stage import Record, SharedStore
 from streams.target_agent import TargetStage
@@ -395,3 +397,11 @@ def test_a_record_that_breaks_a_fold_is_a_dead_letter_and_its_neighbours_are_fol
     assert [letter.message for letter in logs.dead] == [f"ZeroDivisionError: a fold with a bug, for {hash_id('u1')}"]
     [user] = read_states(redis_client, PROJECT, [(USER, "u1")])
     assert [moment.item_id for moment in user.recent] == ["i1", "i2"]
+
+
+def test_a_worker_names_its_stages_in_its_metrics_before_their_first_batch(settings: Settings) -> None:
+    metrics = Metrics("worker")
+    Runtime(replace(settings, stages="session,target"), metrics)
+    name = "nowrank_worker_last_batch_timestamp_seconds"
+    stages = ("session", "target", "labels")
+    assert [metrics.registry.get_sample_value(name, {"stage": stage}) for stage in stages] == [0, 0, None]
