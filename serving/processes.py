@@ -12,6 +12,7 @@ process never writes to: its end tells the child that the parent is gone.
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ from infra.errors import ScorerUnavailable
 from infra.settings import Settings, child_environment
 from infra.shared_metrics import forget_gauges
 
+METRICS_FOLDER = "nowrank-metrics-"  # then the owner's process id
 BACKLOG = 2048
 # A child that ends with this code was told something that another start will not change.
 UNUSABLE = 78
@@ -149,11 +151,25 @@ def _listen(address: Address) -> socket.socket:
 
 @contextlib.contextmanager
 def _metrics_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="nowrank-metrics-"))
+    for left in Path(tempfile.gettempdir()).glob(f"{METRICS_FOLDER}*"):  # of parents that were killed
+        owner = left.name.removeprefix(METRICS_FOLDER).partition("-")[0]
+        if owner.isdecimal() and _is_gone(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{METRICS_FOLDER}{os.getpid()}-"))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return pid == os.getpid()  # in a container the next process often has the number of the last
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

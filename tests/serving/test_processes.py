@@ -1,10 +1,12 @@
 """Several scorer processes on one port: what is lost when one dies, what their metrics add up to, how they end."""
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -150,6 +152,22 @@ def test_processes_that_cannot_start_end_all_with_the_reason(tmp_path: Path) -> 
     assert running.parent.wait(timeout=60) == 1
     assert "NOWRANK_VARIANTS has 'a=7'" in running.output.read_text()
     assert "nowrank: the scorer could not start; the lines before say why" in running.output.read_text()
+
+
+def test_a_start_removes_the_metrics_of_parents_that_were_killed_and_of_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left = tmp_path / f"nowrank-metrics-{killed.pid}-a"
+    others = [tmp_path / f"nowrank-metrics-{name}" for name in (f"{os.getppid()}-a", "9" * 30 + "-a", "no-number")]
+    for folder in (left, *others):
+        folder.mkdir()
+        (folder / "counters.db").touch()
+    with processes._metrics_folder() as own:
+        assert set(tmp_path.iterdir()) == {own, *others}
+    assert set(tmp_path.iterdir()) == set(others)
 
 
 def test_a_process_that_ends_again_and_again_is_waited_for_longer_and_then_given_up() -> None:
