@@ -53,6 +53,9 @@ def start_stack(
     if not detach:
         run_stack(settings, only, say)
         return {}
+    if running is not None and running["state"] == "stopping":
+        say(f"waiting for the end of a stack that is stopping (supervisor pid {running['pid']})")
+        _wait_until_unlocked(settings.state_dir, STOP_TIMEOUT_S)
     return _start_in_background(settings, only, tied, say)
 
 

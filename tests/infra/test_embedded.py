@@ -159,6 +159,17 @@ def test_start_while_another_is_starting_waits_for_it_and_leaves_its_log(own: Se
     assert log.read_text() == "of the other\n"
 
 
+def test_start_while_another_is_ending_waits_for_its_end_and_starts(own: Settings) -> None:
+    said: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        with hold_lock(own.state_dir):
+            write_stack(own.state_dir, {"state": "stopping", "pid": os.getpid(), "processes": []})
+            started = pool.submit(start_stack, own, only=("redis",), say=said.append)
+            until(lambda: bool(said) or started.done())
+        assert started.result(60)["state"] == "running"
+    assert said[0] == f"waiting for the end of a stack that is stopping (supervisor pid {os.getpid()})"
+
+
 def test_two_ups_at_once_are_one_stack_and_two_successes(own: Settings) -> None:
     with ThreadPoolExecutor() as pool:
         ups = list(pool.map(lambda _: run_cli(own, "up", "--detach", "--only", "redis"), range(2)))
