@@ -108,8 +108,9 @@ def _all_ready(running: dict[str, Any]) -> bool:
 
 def _with_true_state(process: dict[str, Any]) -> dict[str, Any]:
     """What `stack.json` holds of a part, and that its process has `ended` where it has since it was written."""
-    is_gone = process["state"] in ("starting", "ready") and not psutil.pid_exists(process["pid"])
-    return {**process, "state": "ended"} if is_gone else process
+    pid = process["pid"]
+    runs = pid is not None and psutil.pid_exists(pid)
+    return {**process, "state": "ended"} if process["state"] in ("starting", "ready") and not runs else process
 
 
 def _table(running: dict[str, Any]) -> str:

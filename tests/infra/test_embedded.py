@@ -59,6 +59,12 @@ def process_of(state_dir: Path, name: str) -> dict:
     return next(process for process in stack["processes"] if process["name"] == name)
 
 
+def write_own_stack(settings: Settings, state: str, *processes: dict) -> None:
+    """A `stack.json` as this process would write it, were it the supervisor."""
+    addresses = {"kafka": "", "redis": "127.0.0.1:1", "scorer_url": "", "yours": []}
+    write_stack(settings.state_dir, {**addresses, "state": state, "pid": os.getpid(), "processes": list(processes)})
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Settings]:
     """Settings of a stack that the test starts by itself; whatever it left is ended."""
@@ -145,13 +151,12 @@ def test_start_while_another_is_starting_waits_for_it_and_leaves_its_log(own: Se
     log = own.state_dir / "logs" / "supervisor.log"
     log.parent.mkdir()
     log.write_text("of the other\n")
-    other = {"pid": os.getpid(), "processes": [], "redis": "127.0.0.1:1", "yours": []}
     said: list[str] = []
     with hold_lock(own.state_dir), ThreadPoolExecutor() as pool:
-        write_stack(own.state_dir, {**other, "state": "starting"})
+        write_own_stack(own, "starting")
         started = pool.submit(start_stack, own, only=("redis",), say=said.append)
         until(lambda: "already starting:" in said or started.done())
-        write_stack(own.state_dir, {**other, "state": "running"})
+        write_own_stack(own, "running")
         assert started.result(30)["state"] == "running"
     assert said[-1] == f"running: another `nowrank up` has started it (supervisor pid {os.getpid()})"
     assert not any("yours" in line for line in said), "the address is one that the stack chose"
@@ -163,7 +168,7 @@ def test_start_while_another_is_ending_waits_for_its_end_and_starts(own: Setting
     said: list[str] = []
     with ThreadPoolExecutor() as pool:
         with hold_lock(own.state_dir):
-            write_stack(own.state_dir, {"state": "stopping", "pid": os.getpid(), "processes": []})
+            write_own_stack(own, "stopping")
             started = pool.submit(start_stack, own, only=("redis",), say=said.append)
             until(lambda: bool(said) or started.done())
         assert started.result(60)["state"] == "running"
@@ -212,7 +217,7 @@ def test_status_names_a_part_whose_process_is_gone(
     part = {"name": "redis", "state": "ready", "pid": gone.pid, "address": "here", "restarts": 0, "started_ms": 0}
     monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
     with hold_lock(own.state_dir):
-        write_stack(own.state_dir, {"state": "running", "pid": os.getpid(), "processes": [part]})
+        write_own_stack(own, "running", part)
         assert main(["status", "--json"]) == 1
         assert json.loads(capsys.readouterr().out)["processes"][0]["state"] == "ended"
         assert main(["status"]) == 1
@@ -225,10 +230,7 @@ def test_status_says_why_a_part_failed(
     part = {"name": "redis", "state": "failed", "pid": None, "address": "here", "restarts": 0, "started_ms": 0}
     monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
     with hold_lock(own.state_dir):
-        write_stack(
-            own.state_dir,
-            {"state": "running", "pid": os.getpid(), "processes": [{**part, "failure": "ended with exit code 1"}]},
-        )
+        write_own_stack(own, "running", {**part, "failure": "ended with exit code 1"})
         assert main(["status"]) == 1
     assert "redis ended with exit code 1" in capsys.readouterr().out
 
