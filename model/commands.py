@@ -13,7 +13,7 @@ import msgspec
 from infra.errors import BadInput
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
-from model.log_arguments import add_log_arguments, counted, log_of, share
+from model.log_arguments import add_log_arguments, counted, log_of, seed, share
 from model.served_commands import SERVED, served_arguments, train_from_served
 
 
@@ -22,7 +22,7 @@ def dataset_arguments(parser: argparse.ArgumentParser) -> None:
     add_log_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the data set goes")
     parser.add_argument("--labels", type=counted, metavar="N", help="about N training examples (default: 30000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of labels and negatives (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draw of labels and negatives (default: 0)")
     parser.epilog = """examples:
   nowrank dataset --out built && nowrank train --dataset built
   nowrank dataset events.csv --type click --out built"""
@@ -68,7 +68,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         help="so many of the titles go without their ids in each step, so that words and counts must do (default: as "
         "many as the middle part's titles are unknown to the training part, 0.1 to 0.9)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of everything random (default: 0)")
     parser.add_argument("--threads", type=counted, default=2, help="threads that torch may use (default: 2)")
     parser.add_argument(
         "--personalisation",
@@ -215,7 +215,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resamples", type=counted, default=2000, help="of the bootstrap behind the intervals (default: 2000)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draw and the bootstrap (default: 0)")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="the result as JSON, to FILE or to standard output"
     )

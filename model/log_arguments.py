@@ -16,12 +16,23 @@ if TYPE_CHECKING:
     from streams.labels import Log
 
 MOVIELENS = "movielens-100k"
+# The greatest that every library here takes.
+GREATEST_SEED = 2**32 - 1
 
 
 def counted(text: str) -> int:
     """The type of an argument that says how many; raises `argparse.ArgumentTypeError` for anything but 1 or more."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """The type of an argument that is a seed; raises `argparse.ArgumentTypeError` for anything but 0 to
+    GREATEST_SEED.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) > GREATEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {GREATEST_SEED}")
     return int(text)
 
 

@@ -18,7 +18,7 @@ from infra.connected import require_broker
 from infra.errors import ArtifactInvalid, NowrankError, SchemaMismatch
 from infra.logs import QUIET
 from infra.settings import Settings, load_settings
-from model.log_arguments import MOVIELENS, counted
+from model.log_arguments import MOVIELENS, counted, seed
 
 if TYPE_CHECKING:
     from model.artifact import Artifact
@@ -134,7 +134,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
         help="greatest calibration error, as a share of the mean label (default: 0.5)",
     )
     parser.add_argument("--resamples", type=counted, default=1000, help="of the bootstrap (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draw and the bootstrap (default: 0)")
     parser.add_argument("--join-again", action="store_true", help="join labels from the events, whatever `labels` says")
     parser.add_argument("--dry-run", action="store_true", help="judge, and leave everything as it is")
     parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")

@@ -44,6 +44,19 @@ def test_a_share_is_from_0_to_1(said: str, capsys: pytest.CaptureFixture[str]) -
     assert f"'{said}' is no share from 0 to 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command", ["dataset", "train", "train history", "evaluate", "evaluate history", "ablate", "promote"]
+)
+@pytest.mark.parametrize("said", ["-1", "1.5", "4294967296", "lucky"])
+def test_a_seed_is_a_whole_number_from_0_on_for_every_command(
+    command: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), f"--seed={said}"])
+    assert ended.value.code == 2
+    assert f"'{said}' is no whole number from 0 to 4294967295" in capsys.readouterr().err
+
+
 def test_a_command_that_fails_says_why_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
