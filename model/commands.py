@@ -13,7 +13,7 @@ import msgspec
 from infra.errors import BadInput
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
-from model.log_arguments import add_log_arguments, counted, log_of, seed, share
+from model.log_arguments import add_log_arguments, counted, from_zero, log_of, seed, share
 from model.served_commands import SERVED, served_arguments, train_from_served
 
 
@@ -57,7 +57,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FOLDER", help="where the artifact goes (default: where the scorer looks for it)"
     )
     parser.add_argument(
-        "--budget-s", type=float, default=150.0, help="no training round begins that would end later (default: 150)"
+        "--budget-s", type=from_zero, default=150.0, help="no training round begins that would end later (default: 150)"
     )
     parser.add_argument("--labels", type=counted, metavar="N", help="train on about N labels (default: 30000)")
     parser.add_argument(

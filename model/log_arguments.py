@@ -4,6 +4,7 @@ Enters: a parser; parsed arguments. Leaves: the log. Called by the commands' fil
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,13 +39,38 @@ def seed(text: str) -> int:
 
 def share(text: str) -> float:
     """The type of an argument that is a share; raises `argparse.ArgumentTypeError` for anything but 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
     return value
+
+
+def from_zero(text: str) -> float:
+    """The type of an argument that is a quantity; raises `argparse.ArgumentTypeError` for anything but a finite number
+    from 0 on.
+    """
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number from 0 on")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """The type of an argument that is a quantity and not nothing; raises `argparse.ArgumentTypeError` for anything but
+    a finite number above 0.
+    """
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number above 0")
+    return value
+
+
+def _number(text: str) -> float:
+    """NaN, which no comparison holds for, when it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def add_log_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +89,7 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--type", choices=("play", "click", "thumb"), help="type of the rows that name none")
     parser.add_argument("--time-unit", choices=("ms", "s"), default="ms", help="unit of the file's times (default: ms)")
     parser.add_argument("--max-events", type=counted, metavar="N", help="only about the first N events of the log")
-    parser.add_argument("--hours", type=float, metavar="H", help="only the first H hours of the log")
+    parser.add_argument("--hours", type=above_zero, metavar="H", help="only the first H hours of the log")
 
 
 def log_named(name: str, settings: Settings) -> "Log":

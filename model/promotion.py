@@ -185,7 +185,7 @@ def _judge_task(task: str, tally: Tally, has_current: bool, bounds: Bounds, rng:
             reasons.append(f"users who engaged with a title: {users.max() + 1}; comparing takes at least {LEAST_USERS}")
         interval = paired_interval(candidate - current, users, bounds.resamples, rng)
         low, high = (end / max(current_mean, 1e-9) for end in (interval.low, interval.high))
-        if low < -bounds.margin:
+        if not low >= -bounds.margin:  # NaN passes nothing
             reasons.append(f"may be worse by {-low:.1%}, more than {bounds.margin:.1%}")
     current_ece = eces[1] if has_current else None
     mean = float(candidate.mean())

@@ -18,7 +18,7 @@ from infra.connected import require_broker
 from infra.errors import ArtifactInvalid, NowrankError, SchemaMismatch
 from infra.logs import QUIET
 from infra.settings import Settings, load_settings
-from model.log_arguments import MOVIELENS, counted, seed
+from model.log_arguments import MOVIELENS, counted, from_zero, seed
 
 if TYPE_CHECKING:
     from model.artifact import Artifact
@@ -124,11 +124,11 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-labels", type=counted, metavar="N", help="with --from log: at most N labels of each task (default: all)"
     )
     parser.add_argument(
-        "--margin", type=float, default=0.01, help="how much worse NDCG@10 may be, as a share (default: 0.01)"
+        "--margin", type=from_zero, default=0.01, help="how much worse NDCG@10 may be, as a share (default: 0.01)"
     )
     parser.add_argument(
         "--ece",
-        type=float,
+        type=from_zero,
         default=0.5,
         metavar="BOUND",
         help="greatest calibration error, as a share of the mean label (default: 0.5)",

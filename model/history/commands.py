@@ -12,7 +12,7 @@ import msgspec
 from infra.errors import BadInput
 from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
-from model.log_arguments import add_log_arguments, counted, log_of, seed
+from model.log_arguments import add_log_arguments, counted, from_zero, log_of, seed
 
 if TYPE_CHECKING:
     from model.history.histories import Histories
@@ -35,8 +35,8 @@ def train_history_arguments(parser: argparse.ArgumentParser) -> None:
     add("--windows", choices=["on", "off"], default="off", help="train on sliding windows of the whole history, or on "
         "the newest engagements only (default: off)")  # fmt: skip
     add("--seed", type=seed, default=training.seed, help="seed of everything random (default: 0)")
-    add("--budget-s", type=float, default=1800.0, help="no epoch begins that would end after so much processor time "
-        "(default: 1800)")  # fmt: skip
+    add("--budget-s", type=from_zero, default=1800.0, help="no epoch begins that would end after so much processor "
+        "time (default: 1800)")  # fmt: skip
     add("--resume", action="store_true", help="go on with the run in FOLDER; its own configuration counts")
     add("--threads", type=counted, default=training.threads, help="threads that torch may use (default: 1)")
     add("--core", type=counted, default=CORE, help="leave out users and titles with fewer engagements (default: 5)")

@@ -83,6 +83,12 @@ def test_a_candidate_that_is_as_good_passes_and_one_that_may_be_worse_does_not()
     assert judge({"search": tally(worse, current)}, True, Bounds(margin=0.05))[0].reasons == ()
 
 
+def test_a_margin_that_is_no_number_lets_nothing_pass() -> None:
+    current = [0.5] * 50
+    [verdict] = judge({"search": tally(current, current)}, True, Bounds(margin=float("nan")))
+    assert len(verdict.reasons) == 1
+
+
 def test_a_candidate_that_is_not_calibrated_is_refused_even_without_a_current_one() -> None:
     [verdict] = judge({"search": tally([1.0], [], probability=0.9)}, False, Bounds())
     assert verdict.reasons == ("calibration error 0.4 > 0.5 x 0.5",)
