@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra import clock
-from infra.errors import BadInput
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,15 +101,9 @@ def log_named(name: str, settings: Settings) -> "Log":
 def log_of(args: argparse.Namespace, settings: Settings) -> "Log":
     """The log at its own times: nothing that the model sees depends on the date, and the hours of the day stay true."""
     from streams.sources.log_files import LogSource, load_log
-    from streams.sources.table import TableOptions
+    from streams.sources.table import TableOptions, read_mapping
 
-    rename = {}
-    for pair in args.map:
-        theirs, equals, ours = pair.partition("=")
-        if not (theirs and equals and ours):
-            raise BadInput("invalid_field", f"--map {pair}: write it as THEIRS=OURS")
-        rename[theirs] = ours
-    options = TableOptions(rename, args.time_unit == "s", args.type)
+    options = TableOptions(read_mapping(args.map), args.time_unit == "s", args.type)
     begin_s = clock.monotonic_s()
     source = LogSource(args.log, args.items, options, args.hours, args.max_events)
     log = load_log(source, settings.state_dir, clock.now_ms())

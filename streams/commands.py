@@ -114,7 +114,7 @@ def _rejects(path: Path | None) -> BinaryIO:
 def _import_with(args: argparse.Namespace, settings: Settings, producer: "Producer | None") -> "ImportSummary":
     from streams.imports import import_events, import_items, import_log
     from streams.progress import progress_bar
-    from streams.sources.table import TableOptions
+    from streams.sources.table import TableOptions, read_mapping
 
     if args.file == MOVIELENS and not Path(MOVIELENS).is_file():
         from streams.sources.movielens import load_movielens
@@ -122,22 +122,10 @@ def _import_with(args: argparse.Namespace, settings: Settings, producer: "Produc
 
         log = load_movielens(movielens_folder(settings.state_dir), None if args.keep_time else now_ms())
         return import_log(log, MOVIELENS, producer, progress_bar, only_items=args.items)
-    options = TableOptions(_rename(args.map), args.time_unit == "s", args.type)
+    options = TableOptions(read_mapping(args.map), args.time_unit == "s", args.type)
     if args.items:
         return import_items(Path(args.file), options, producer, progress_bar)
     return import_events(Path(args.file), options, now_ms(), producer, progress_bar, args.keep_time)
-
-
-def _rename(pairs: list[str]) -> dict[str, str]:
-    rename: dict[str, str] = {}
-    for pair in pairs:
-        theirs, equals, ours = pair.partition("=")
-        if not (theirs and equals and ours):
-            raise BadInput("invalid_field", f"--map {pair}: write it as THEIRS=OURS")
-        if theirs in rename or ours in rename.values():
-            raise BadInput("invalid_field", f"--map {pair}: {theirs!r} or {ours!r} is mapped twice")
-        rename[theirs] = ours
-    return rename
 
 
 def topics_arguments(parser: argparse.ArgumentParser) -> None:

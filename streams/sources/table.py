@@ -5,7 +5,7 @@ title, or a `Rejection` with row number, field and rule; nothing is dropped. Cal
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,21 @@ class TableOptions:
     rename: Mapping[str, str] = field(default_factory=dict)
     times_in_s: bool = False
     default_type: str | None = None
+
+
+def read_mapping(pairs: Iterable[str]) -> dict[str, str]:
+    """Their columns' names to ours, of `THEIRS=OURS`; raises `BadInput` for anything else, and for a name that is given
+    twice.
+    """
+    rename: dict[str, str] = {}
+    for pair in pairs:
+        theirs, equals, ours = pair.partition("=")
+        if not (theirs and equals and ours):
+            raise BadInput("invalid_field", f"--map {pair}: write it as THEIRS=OURS")
+        if theirs in rename or ours in rename.values():
+            raise BadInput("invalid_field", f"--map {pair}: {theirs!r} or {ours!r} is mapped twice")
+        rename[theirs] = ours
+    return rename
 
 
 @dataclass(slots=True)
@@ -150,8 +165,16 @@ def _named_values(row: Row, options: TableOptions, known: frozenset[str], seen: 
         if name not in known:
             seen.ignored_columns.add(column)
         elif value is not None and not (row.is_text and value == ""):
+            if name in values:
+                raise _taken_twice(row, options.rename, name)
             values[name] = _value(name, value, row.is_text, options.times_in_s)
     return values
+
+
+def _taken_twice(row: Row, rename: Mapping[str, str], name: str) -> InvalidEvent:
+    theirs = next(column for column in row.cells if column != name and rename.get(column) == name)
+    message = f"{theirs!r} is mapped to {name!r}, which the row has too; map that one too"
+    return InvalidEvent("invalid_field", message, name)
 
 
 def _value(name: str, value: Any, is_text: bool, times_in_s: bool) -> Any:

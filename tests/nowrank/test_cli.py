@@ -85,6 +85,13 @@ def test_no_hours_are_no_part_of_a_log(capsys: pytest.CaptureFixture[str]) -> No
     assert "'0' is no finite number above 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["import --dry-run", "train", "evaluate", "dataset --out built"])
+def test_one_field_is_not_made_of_two_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, *rest = command.split()
+    assert main([name, "plays.csv", *rest, "--map", "customer=user_id", "--map", "member=user_id"]) == 1
+    assert "--map member=user_id: 'member' or 'user_id' is mapped twice" in capsys.readouterr().err
+
+
 def test_a_command_that_fails_says_why_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

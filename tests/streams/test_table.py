@@ -173,6 +173,20 @@ def test_a_bad_json_line_is_named_by_its_line(tmp_path: Path, line: str, reason:
     assert (first.user_id, first.item_id, first.event_ts_ms) == ("7", "8", 1)
 
 
+def test_a_json_line_that_has_a_field_and_a_column_mapped_to_it_is_named_by_both(tmp_path: Path) -> None:
+    shared = '"type":"click","item_id":"i","event_ts_ms":5'
+    rows = (
+        f'{{"user_id":"u","household":"h",{shared}}}',
+        f'{{"household":"h",{shared}}}',
+        f'{{"user_id":"u",{shared}}}',
+    )
+    path = written(tmp_path / "e.jsonl", "\n".join(rows))
+    bad, *good = events_of(path, TableOptions({"household": "user_id"}))
+    assert (bad.reason, bad.field) == ("invalid_field", "user_id")
+    assert "'household' is mapped to 'user_id', which the row has too" in bad.message
+    assert [event.user_id for event in good] == ["h", "u"]
+
+
 def test_a_rejection_reads_well(tmp_path: Path) -> None:
     path = written(tmp_path / "e.csv", "type,user_id,item_id,event_ts_ms\nclick,u,i,soon\n")
     assert str(events_of(path)[0]) == "row 1: event_ts_ms: 'soon' is no whole number (invalid_field)"
