@@ -86,7 +86,9 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
         "--map", action="append", default=[], metavar="THEIRS=OURS", help="the file's column THEIRS is our field OURS"
     )
     parser.add_argument("--type", choices=("play", "click", "thumb"), help="type of the rows that name none")
-    parser.add_argument("--time-unit", choices=("ms", "s"), default="ms", help="unit of the file's times (default: ms)")
+    parser.add_argument(
+        "--time-unit", choices=("ms", "s"), default="ms", help="unit of times that are numbers (default: ms)"
+    )
     parser.add_argument("--max-events", type=counted, metavar="N", help="only about the first N events of the log")
     parser.add_argument("--hours", type=above_zero, metavar="H", help="only the first H hours of the log")
 

@@ -57,7 +57,9 @@ def import__arguments(parser: argparse.ArgumentParser) -> None:
         "--map", action="append", default=[], metavar="THEIRS=OURS", help="the file's column THEIRS is our field OURS"
     )
     parser.add_argument("--type", choices=("play", "click", "thumb"), help="type of the rows that name none")
-    parser.add_argument("--time-unit", choices=("ms", "s"), default="ms", help="unit of the file's times (default: ms)")
+    parser.add_argument(
+        "--time-unit", choices=("ms", "s"), default="ms", help="unit of times that are numbers (default: ms)"
+    )
     parser.add_argument(
         "--keep-time",
         action="store_true",
@@ -72,6 +74,8 @@ def import__arguments(parser: argparse.ArgumentParser) -> None:
   type (play, click, thumb), user_id, item_id, event_ts_ms; watched_ms, duration_ms (play); value (thumb: up,
   double_up, down, none); optional: event_id, session_id, ranking_id, position, task, query, source_item_id, country
 and of titles: item_id, title; optional: kind, genres, people, countries (a|b in CSV), year, available_from_ms, deleted
+times are numbers since 1970, Parquet's timestamps and dates (UTC where they name no zone), or ISO 8601 with Z or an
+offset; ids are text or whole numbers
 
 examples:
   nowrank import movielens-100k

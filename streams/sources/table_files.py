@@ -166,11 +166,25 @@ def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[Row]:
     try:
         with table:
             for batch in table.iter_batches(BATCH_ROWS, columns=columns):
-                for row in _batch_rows(batch, number):
+                for row in _batch_rows(_in_utc(batch), number):
                     number = row.number
                     yield row
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput("malformed_file", f"{path} cannot be read beyond row {number}: {error}") from error
+
+
+def _in_utc(batch: Any) -> Any:
+    """The batch, its timestamps in UTC without saying so and no finer than milliseconds: Python has neither nanoseconds
+    nor every time zone.
+    """
+    import pyarrow
+
+    for place, column in enumerate(batch.columns):
+        if pyarrow.types.is_timestamp(column.type):
+            unit = "s" if column.type.unit == "s" else "ms"
+            plain = column.cast(pyarrow.timestamp(unit, column.type.tz), safe=False).cast(pyarrow.timestamp(unit))
+            batch = batch.set_column(place, batch.schema.names[place], plain)
+    return batch
 
 
 def _batch_rows(batch: Any, before: int) -> Iterator[Row]:
