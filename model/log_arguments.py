@@ -7,7 +7,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infra import clock
 from infra.settings import Settings
@@ -72,11 +72,12 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def add_log_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which log, how its columns are called, and how much of it."""
+def add_log_arguments(parser: argparse._ActionsContainer, *, named: bool = False) -> None:
+    """Which log, how its columns are called, and how much of it; the log's own argument is `--log` where `named`."""
+    how: dict[str, Any] = {"metavar": "LOG"} if named else {"nargs": "?"}
     parser.add_argument(
-        "log",
-        nargs="?",
+        "--log" if named else "log",
+        **how,
         default=MOVIELENS,
         help=f"{MOVIELENS} (default), a folder that holds its files, a file that `nowrank import` takes, or the "
         "Parquet file of Globo's clicks",
@@ -91,13 +92,6 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-events", type=counted, metavar="N", help="only about the first N events of the log")
     parser.add_argument("--hours", type=above_zero, metavar="H", help="only the first H hours of the log")
-
-
-def log_named(name: str, settings: Settings) -> "Log":
-    """The whole of a log that needs nothing but its name, or its folder or file."""
-    parser = argparse.ArgumentParser()
-    add_log_arguments(parser)
-    return log_of(parser.parse_args([name]), settings)
 
 
 def log_of(args: argparse.Namespace, settings: Settings) -> "Log":
