@@ -51,7 +51,9 @@ def data(args: argparse.Namespace) -> int:
 
 def import__arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank import`."""
-    parser.add_argument("file", help=f"a .csv, .tsv, .jsonl, .ndjson or .parquet file, or {MOVIELENS}")
+    parser.add_argument(
+        "file", help=f"a .csv, .tsv, .jsonl, .ndjson or .parquet file, a folder of .parquet files, or {MOVIELENS}"
+    )
     parser.add_argument("--items", action="store_true", help="the file is a catalogue of titles, not of events")
     parser.add_argument(
         "--map", action="append", default=[], metavar="THEIRS=OURS", help="the file's column THEIRS is our field OURS"

@@ -37,9 +37,11 @@ Table = tuple[list[str] | None, Iterator[Row]]
 
 
 def open_table(path: Path, is_wanted: Callable[[str], bool] = bool) -> Table:
-    """The columns (None where each row names its own) and the rows of a file; raises `BadInput`, and while the rows are
-    read too. Where columns stand apart, only those that are wanted are read.
+    """The columns (None where each row names its own) and the rows of a file, or of a folder of Parquet files; raises
+    `BadInput`, and while the rows are read too. Where columns stand apart, only those that are wanted are read.
     """
+    if parts := parquet_parts(path):
+        return _open_parquet(parts, is_wanted)
     if not path.is_file():
         raise BadInput("not_found", f"{path} is no file")
     suffix = path.suffix.lower()
@@ -48,7 +50,7 @@ def open_table(path: Path, is_wanted: Callable[[str], bool] = bool) -> Table:
     if suffix in JSON_LINES:
         return None, _json_rows(path.open("rb"))
     if suffix == PARQUET:
-        return _open_parquet(path, is_wanted)
+        return _open_parquet([path], is_wanted)
     known = ", ".join((*DELIMITERS, *JSON_LINES, PARQUET))
     raise BadInput("unknown_format", f"{path} ends in {suffix!r}; files that end in {known} can be read")
 
@@ -147,30 +149,46 @@ def _json_row(number: int, line: bytes) -> Row:
     return Row(number, cells)
 
 
-def _open_parquet(path: Path, is_wanted: Callable[[str], bool]) -> Table:
+def parquet_parts(folder: Path) -> list[Path]:
+    """The Parquet files that a folder holds, by name."""
+    return sorted(path for path in folder.glob(f"*{PARQUET}") if path.is_file() and path.name[0] not in "._")
+
+
+def _open_parquet(paths: list[Path], is_wanted: Callable[[str], bool]) -> Table:
+    columns = _parquet_columns(paths[0])
+    for path in paths[1:]:
+        if (others := _parquet_columns(path)) != columns:
+            raise BadInput(
+                "malformed_file",
+                f"{path} has the columns {', '.join(others)}; {paths[0]} has {', '.join(columns)}: give each alone",
+            )
+    return columns, _parquet_rows(paths, [column for column in columns if is_wanted(column)])
+
+
+def _parquet_columns(path: Path) -> list[str]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(path)
+        return list(pyarrow.parquet.read_schema(path).names)
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput("malformed_file", f"{path} is no Parquet file: {error}") from error
-    columns = list(table.schema_arrow.names)
-    return columns, _parquet_rows(path, table, [column for column in columns if is_wanted(column)])
 
 
-def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[Row]:
+def _parquet_rows(paths: list[Path], columns: list[str]) -> Iterator[Row]:
     import pyarrow
+    import pyarrow.parquet
 
     number = 0
-    try:
-        with table:
-            for batch in table.iter_batches(BATCH_ROWS, columns=columns):
-                for row in _batch_rows(_in_utc(batch), number):
-                    number = row.number
-                    yield row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput("malformed_file", f"{path} cannot be read beyond row {number}: {error}") from error
+    for path in paths:
+        try:
+            with pyarrow.parquet.ParquetFile(path) as table:
+                for batch in table.iter_batches(BATCH_ROWS, columns=columns):
+                    for row in _batch_rows(_in_utc(batch), number):
+                        number = row.number
+                        yield row
+        except (pyarrow.ArrowException, OSError) as error:
+            raise BadInput("malformed_file", f"{path} cannot be read beyond row {number}: {error}") from error
 
 
 def _in_utc(batch: Any) -> Any:

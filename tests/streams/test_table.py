@@ -22,6 +22,7 @@ from streams.events import Click, Play, Thumb, decode_record
 from streams.imports import CHUNK, import_events
 from streams.log_ends import read_log_ends
 from streams.progress import progress_bar
+from streams.sources.log_files import LogSource, load_log
 from streams.sources.shift import NEWEST_AGE_MS
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
 
@@ -207,6 +208,24 @@ def test_what_a_field_cannot_be_made_of_is_called_by_its_kind(
     (bad,) = events_of(tmp_path / "e.parquet")
     assert (bad.reason, bad.field) == ("invalid_field", field)
     assert says in bad.message
+
+
+def test_a_folder_of_parquet_parts_is_one_file_in_the_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "events.parquet"
+    folder.mkdir()
+    rows = {"type": ["click"] * 2, "user_id": ["u"] * 2, "item_id": ["i"] * 2}
+    for name, times in (("part-1.parquet", [7, -8]), ("part-0.parquet", [5, 6])):
+        parquet.write_table(pyarrow.table({**rows, "event_ts_ms": times}), folder / name)
+    written(folder / "_SUCCESS", "")
+    *good, bad = events_of(folder)
+    assert [event.event_ts_ms for event in good] == [5, 6, 7]
+    assert bad.row == 4
+    assert len(load_log(LogSource(str(folder)), tmp_path, NOW_MS).labels) == 1
+    parquet.write_table(pyarrow.table(rows), folder / "part-2.parquet")
+    with pytest.raises(
+        BadInput, match=r"part-2\.parquet has the columns type, user_id, item_id; .*part-0\.parquet has"
+    ):
+        events_of(folder)
 
 
 def test_a_damaged_parquet_file_says_how_far_it_can_be_read(tmp_path: Path) -> None:
