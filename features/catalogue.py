@@ -10,6 +10,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from features.bounds import TimestampMs
+
 ItemId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
 Title = Annotated[str, Meta(min_length=1, max_length=512)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -24,7 +26,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     genres: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
     people: Annotated[tuple[Name, ...], Meta(max_length=256)] = ()
     year: Annotated[int, Meta(ge=1800, le=2200)] | None = None
-    available_from_ms: Annotated[int, Meta(ge=0, le=253_402_300_799_999)] | None = None
+    available_from_ms: TimestampMs | None = None
     countries: Annotated[tuple[Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)")], ...], Meta(max_length=300)] = ()
     deleted: bool = False
 

@@ -14,7 +14,7 @@ import redis
 
 from features.engagement import Kind, Thumb
 from features.feast_repo.apply import apply_feast, feast_folder
-from features.online_store import connect, read_states
+from features.online_store import connect, no_answer, read_states
 from features.read_time import read_time_values
 from features.registry import VIEWS, feature_table, read_time_table
 from features.rows import FAMILIES, QUERY, USER, RowFamily
@@ -24,7 +24,7 @@ from features.text import normalise_query
 from features.user import UserState
 from features.user_history import top_titles
 from infra.clock import now_ms
-from infra.errors import SettingsError, StoreUnavailable
+from infra.errors import SettingsError
 from infra.settings import Settings, load_settings
 
 SHOWN_TITLES = 10
@@ -177,7 +177,7 @@ def _read(settings: Settings, family: RowFamily, keys: Sequence[str]) -> list[An
             exist = [client.exists(family.key(key, settings.feast_project)) for key in keys]
             states = read_states(client, settings.feast_project, [(family, key) for key in keys])
         except redis.RedisError as error:
-            raise StoreUnavailable(f"the online store at {settings.redis!r} does not answer: {error}") from error
+            raise no_answer(settings.redis, error) from error
     return [state if is_there else None for is_there, state in zip(exist, states, strict=True)]
 
 

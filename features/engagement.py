@@ -4,9 +4,10 @@ Enters: values that `streams.events` has validated. Leaves: `Engagement` and `Co
 """
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 
 class Kind(IntEnum):
@@ -36,6 +37,11 @@ class Task(IntEnum):
 
 
 TASK_NAMES = {"pre_query": Task.PRE_QUERY, "search": Task.SEARCH, "more_like_this": Task.MORE_LIKE_THIS}
+
+# As rows hold them; the numbers have no gaps, and an impression is no engagement that is remembered.
+EngagedKind = Annotated[int, Meta(ge=int(Kind.CLICK), le=int(Kind.THUMB))]
+ThumbNumber = Annotated[int, Meta(ge=int(min(Thumb)), le=int(max(Thumb)))]
+ReactionValue = Annotated[int, Meta(ge=int(min(Thumb)), le=100)]  # a thumb, or the watched share in percent
 
 COMPLETED_SHARE = 0.9
 

@@ -4,10 +4,12 @@ Enters: deltas of one item. Leaves: its state and the view's values. Called by s
 cache.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
+from features.bounds import Sum, TimestampMs, Total
 from features.decay import DAY_MS, HALF_LIVES_MS, decay_factor
 from features.delta import Delta, Signal
 from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
@@ -17,6 +19,8 @@ HALF_LIVES = tuple(HALF_LIVES_MS.values())
 SUMS = tuple(f"{signal}_{half_life}" for signal in SIGNALS for half_life in HALF_LIVES_MS)
 RETENTION_MS = 90 * DAY_MS
 _WIDTH = len(HALF_LIVES)
+_OF_EACH_SIGNAL = Meta(min_length=len(SIGNALS), max_length=len(SIGNALS))
+_OF_EACH_SUM = Meta(min_length=len(SUMS), max_length=len(SUMS))
 _SLOT = {Signal.IMPRESSION: 0, Signal.CLICK: 1, Signal.PLAY: 2, Signal.THUMB_UP: 5, Signal.THUMB_DOWN: 6}
 _COMPLETED, _WATCHED = 3, 4
 _THUMBS = (Signal.THUMB_UP, Signal.THUMB_DOWN)
@@ -27,13 +31,13 @@ class ItemState(msgspec.Struct, array_like=True):
     `began_ms` and `touched_ms` are the oldest and the newest broker time folded.
     """
 
-    as_of_ms: int = 0
-    first_seen_ms: int = 0
-    totals: list[int] = msgspec.field(default_factory=lambda: [0] * len(SIGNALS))
-    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(SUMS))
-    began_ms: int = 0
-    touched_ms: int = 0
-    updated_ms: int = 0
+    as_of_ms: TimestampMs = 0
+    first_seen_ms: TimestampMs = 0
+    totals: Annotated[list[Total], _OF_EACH_SIGNAL] = msgspec.field(default_factory=lambda: [0] * len(SIGNALS))
+    sums: Annotated[list[Sum], _OF_EACH_SUM] = msgspec.field(default_factory=lambda: [0.0] * len(SUMS))
+    began_ms: TimestampMs = 0
+    touched_ms: TimestampMs = 0
+    updated_ms: TimestampMs = 0
 
 
 def fold_item(state: ItemState, delta: Delta) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from features.bounds import MAX_SUM, MAX_TIMESTAMP_MS
 from features.catalogue import Item
 from features.item import SUMS, ItemState
 from features.rates import CatalogueTotals
@@ -73,11 +74,11 @@ class ItemTable:
         return slot
 
     def set_state(self, slot: int, state: ItemState) -> None:
-        """Put an item row in; one whose sums are not as many finite float32 as they should be is an empty one."""
+        """Put an item row in; one that is out of `bounds.py`, or has another number of sums, is an empty one."""
         with np.errstate(over="ignore"):
             sums = np.array(state.sums, np.float32)  # rounded first: the totals must lose exactly what they were given
-        if sums.shape != self.sums.shape[1:] or not np.isfinite(sums).all():
-            # It would make the catalogue's totals a NaN, and with them everybody's scores.
+        if not _is_in_bounds(state, sums):
+            # It would stay in the catalogue's totals, and with them in everybody's scores, when the row is long gone.
             state, sums = ItemState(), np.zeros(len(SUMS), np.float32)
         self.totals.replace(self.sums[slot], int(self.as_of_ms[slot]), sums.tolist(), state.as_of_ms)
         self.sums[slot] = sums
@@ -91,3 +92,12 @@ class ItemTable:
             if array.any():  # pages that nobody has written cost no memory
                 grown[: len(array)] = array
             setattr(self, name, grown)
+
+
+def _is_in_bounds(state: ItemState, sums: NDArray[np.float32]) -> bool:
+    return (
+        0 <= state.as_of_ms <= MAX_TIMESTAMP_MS
+        and 0 <= state.first_seen_ms <= MAX_TIMESTAMP_MS
+        and sums.shape == (len(SUMS),)
+        and bool((np.abs(sums) <= MAX_SUM).all())  # not so of a NaN
+    )

@@ -28,6 +28,7 @@ from features.rows import (
     encode_row,
     restore_log_state,
 )
+from infra.addresses import hide_password, split_address
 from infra.errors import SettingsError, StoreFenced, StoreUnavailable
 
 # Longer than any record of ours stays in its log: what Redis drops that late is empty by the fold's own rule.
@@ -65,23 +66,32 @@ return 1
 def parse_address(connection_string: str) -> dict[str, Any]:
     """Host, port and options of Feast's form `host:port[,db=0][,password=...][,ssl=true]`; raises `SettingsError`."""
     address, *options = connection_string.split(",")
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise SettingsError(f"NOWRANK_REDIS is {connection_string!r}; it must be host:port[,db=0][,password=...]")
-    parsed: dict[str, Any] = {"host": host, "port": int(port)}
+    try:
+        host, port = split_address(address)
+    except ValueError as error:
+        raise SettingsError(
+            f"NOWRANK_REDIS is {hide_password(connection_string)!r}; it must be host:port[,db=0][,password=...]"
+        ) from error
+    parsed: dict[str, Any] = {"host": host, "port": port}
     for option in options:
-        name, _, value = option.partition("=")
-        if name == "db" and value.isdigit():
+        name, equals, value = option.partition("=")
+        if name == "db" and value.isdecimal():
             parsed["db"] = int(value)
-        elif name in ("password", "username"):
+        elif name in ("password", "username") and equals:
             parsed[name] = value
         elif name == "ssl":
             parsed["ssl"] = value.lower() == "true"
         else:
             raise SettingsError(
-                f"NOWRANK_REDIS has the option {name!r}; known are db=NUMBER, username, password and ssl"
+                f"NOWRANK_REDIS is {hide_password(connection_string)!r}, with an option that is not known; known are "
+                "db=NUMBER, username, password (without a comma) and ssl"
             )
     return parsed
+
+
+def no_answer(connection_string: str, error: Exception) -> StoreUnavailable:
+    """What to raise when the store does not answer: its address without the password, and why."""
+    return StoreUnavailable(f"the online store at {hide_password(connection_string)!r} does not answer: {error}")
 
 
 def connect(connection_string: str, timeout_s: float = 5.0) -> redis.Redis:
@@ -128,7 +138,7 @@ class FencedStore:
                 ]
             )
         except (redis.RedisError, StoreFenced) as error:
-            raise StoreUnavailable(f"the online store at {connection_string!r} does not answer: {error}") from error
+            raise no_answer(connection_string, error) from error
 
     def read_rows(self, family: RowFamily, values: Sequence[str]) -> list[Row]:
         """The rows of `values`, in order; a missing one has a new state and contains nothing. One round trip."""

@@ -18,6 +18,7 @@ import mmh3
 import msgspec
 
 from features import country, item, query, session, shown, source_item, user_history
+from features.bounds import TimestampMs
 from features.delta import Delta, Entity
 from features.item import ItemState, fold_item
 from features.spec import DType, ViewSpec
@@ -203,7 +204,7 @@ class RowFamily:
     def decode(self, reply: list[bytes | None]) -> Any:
         """The state in the replies for `packed_fields`; a new state when any of them is missing.
 
-        Raises `RowInvalid`.
+        Raises `RowInvalid`, also for what no fold can have made: another number of sums, what is out of `bounds.py`.
         """
         try:
             parts = [decode_bytes_value(value) for value in reply if value is not None]
@@ -226,7 +227,7 @@ _UNDECODABLE = (msgspec.MsgspecError, IndexError, ValueError)
 _CONTAINED = msgspec.msgpack.Decoder(list[tuple[str, int]])
 _RECENTS = msgspec.msgpack.Decoder(dict[str, list[Moment]])
 _LOGS = msgspec.msgpack.Decoder(dict[str, LogMemory])
-_LOG_STATE = msgspec.msgpack.Decoder(tuple[int, dict[str, list[int]], dict[str, int]])
+_LOG_STATE = msgspec.msgpack.Decoder(tuple[TimestampMs, dict[str, list[int]], dict[str, TimestampMs]])
 _ITEM = msgspec.msgpack.Decoder(ItemState)
 _TOP_TARGETS = msgspec.msgpack.Decoder(TopTargetsState)
 _SHOWN = msgspec.msgpack.Decoder(shown.ShownState)
@@ -270,9 +271,12 @@ FOLDS: dict[Entity, Callable[[Any, Delta], None]] = {
 
 
 def restore_log_state(state: Any, packed: bytes | None) -> None:
-    """Put what only the fold needs back into a user's state."""
-    if packed is not None:
-        state.updated_ms, state.seen, state.touched_ms = _LOG_STATE.decode(packed)
+    """Put what only the fold needs back into a user's state. Raises `RowInvalid`."""
+    try:
+        if packed is not None:
+            state.updated_ms, state.seen, state.touched_ms = _LOG_STATE.decode(packed)
+    except _UNDECODABLE as error:
+        raise _invalid("what a row keeps for the fold", error) from error
 
 
 def encode_contained(contained: dict[str, int]) -> bytes:

@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from features.engagement import Engagement, Kind
+from features.bounds import TimestampMs
+from features.engagement import EngagedKind, Engagement, Kind, ReactionValue
 from features.spec import ViewSpec, packed_spec
 from features.user import event_id_hash
 
@@ -30,7 +31,7 @@ KEPT_MS = 24 * 3600 * 1000
 class ShownList(msgspec.Struct, array_like=True, frozen=True, order=True):
     """One answer that a user was shown."""
 
-    event_ts_ms: int
+    event_ts_ms: TimestampMs
     ranking_id: str
     item_ids: tuple[str, ...]
 
@@ -38,11 +39,11 @@ class ShownList(msgspec.Struct, array_like=True, frozen=True, order=True):
 class Reaction(msgspec.Struct, array_like=True, frozen=True, order=True):
     """One click, play or thumb; `value` is the watched share in percent, or the thumb. A play began at `begin_ms`."""
 
-    event_ts_ms: int
+    event_ts_ms: TimestampMs
     id_hash: int
-    kind: int
+    kind: EngagedKind
     item_id: str
-    value: int
+    value: ReactionValue
     begin_ms: int
     ranking_id: str | None
 
@@ -52,7 +53,7 @@ class ShownState(msgspec.Struct):
 
     lists: dict[str, list[ShownList]] = msgspec.field(default_factory=dict)
     reactions: dict[str, list[Reaction]] = msgspec.field(default_factory=dict)
-    updated_ms: int = 0
+    updated_ms: TimestampMs = 0
 
     @property
     def as_of_ms(self) -> int:

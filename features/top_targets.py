@@ -9,10 +9,12 @@ sum is too low by at most the smallest engagement that was kept when it left.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
+from features.bounds import Sum, TimestampMs, Total
 from features.decay import DAY_MS, add_decayed, decay_factor
 from features.delta import Delta, Signal
 from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
@@ -20,24 +22,25 @@ from features.spec import DType, FeatureSpec, ViewSpec, packed_spec
 CAPACITY = 100
 RETENTION_MS = 90 * DAY_MS
 SIGNALS = ("impressions", "clicks", "plays")
+_OF_EACH_SIGNAL = Meta(min_length=len(SIGNALS), max_length=len(SIGNALS))
 _FOLDED = (Signal.IMPRESSION, Signal.CLICK, Signal.PLAY)
 
 
 class Target(msgspec.Struct, array_like=True):
     """One target's totals and decayed sums by signal, each sum at `as_of_ms`."""
 
-    as_of_ms: int
-    totals: list[int]
-    sums: list[float]
+    as_of_ms: TimestampMs
+    totals: Annotated[list[Total], _OF_EACH_SIGNAL]
+    sums: Annotated[list[Sum], _OF_EACH_SIGNAL]
 
 
 class TopTargetsState(msgspec.Struct, array_like=True):
     """The targets of one key; the newest event time and the newest broker time folded."""
 
-    as_of_ms: int = 0
+    as_of_ms: TimestampMs = 0
     targets: dict[str, Target] = msgspec.field(default_factory=dict)
-    touched_ms: int = 0
-    updated_ms: int = 0
+    touched_ms: TimestampMs = 0
+    updated_ms: TimestampMs = 0
 
 
 def engagement_at(target: Target, at_ms: int, half_life_ms: int) -> float:

@@ -15,9 +15,18 @@ from typing import NamedTuple
 
 import msgspec
 
+from features.bounds import TimestampMs, Weight
 from features.decay import DAY_MS, add_decayed, decay_factor
 from features.delta import Delta, Entity, Signal
-from features.engagement import Coordinate, Engagement, Kind, Thumb
+from features.engagement import (
+    Coordinate,
+    EngagedKind,
+    Engagement,
+    Kind,
+    ReactionValue,
+    Thumb,
+    ThumbNumber,
+)
 
 RECENT_CAPACITY = 200
 TITLE_CAPACITY = 500
@@ -33,11 +42,11 @@ _THUMB_WEIGHTS = {Thumb.NONE: 0.0, Thumb.UP: 1.0, Thumb.DOUBLE_UP: 1.5, Thumb.DO
 class Moment(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One remembered engagement; `value` is the watched share in percent, or the thumb."""
 
-    event_ts_ms: int
+    event_ts_ms: TimestampMs
     id_hash: int
-    kind: int
+    kind: EngagedKind
     item_id: str
-    value: int = 0
+    value: ReactionValue = 0
     query: str | None = None
 
 
@@ -48,17 +57,17 @@ _MOMENT_ORDER = attrgetter("event_ts_ms", "id_hash", "kind")
 class Title(msgspec.Struct, array_like=True, gc=False):
     """A title's decayed weight for the user, as of `as_of_ms`, its newest engagement."""
 
-    as_of_ms: int
-    weight: float
+    as_of_ms: TimestampMs
+    weight: Weight
 
 
 class ThumbMemory(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The newest thumb on a target; `NONE` stays as a tombstone."""
 
-    event_ts_ms: int
+    event_ts_ms: TimestampMs
     event_id: str
-    thumb: int
-    ingested_ts_ms: int
+    thumb: ThumbNumber
+    ingested_ts_ms: TimestampMs
 
 
 class LogMemory(msgspec.Struct, array_like=True):

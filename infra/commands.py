@@ -7,7 +7,7 @@ command line.
 import argparse
 from dataclasses import fields
 
-from infra.settings import Settings, load_settings, settings_table
+from infra.settings import Settings, load_settings, settings_table, shown_value
 
 _PAGE_HEAD = """\
 # Settings
@@ -43,19 +43,10 @@ def _lines(values: Settings) -> list[str]:
         rows.append(
             (
                 variable,
-                _shown(spec.name, getattr(values, spec.name), is_secret=spec.metadata["is_secret"]),
+                shown_value(values, spec) or "(empty)",
                 str(spec.default) or "(empty)",
                 spec.metadata["doc"],
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
-
-
-def _shown(name: str, value: object, *, is_secret: bool) -> str:
-    text = str(value) or "(empty)"
-    if is_secret and value:  # a terminal's scrollback is no place for a password
-        return "***"
-    if name == "redis":
-        return ",".join("password=***" if part.startswith("password=") else part for part in text.split(","))
-    return text

@@ -55,7 +55,7 @@ class StoreTimeout(StoreUnavailable):
 
 
 class RowInvalid(NowrankError):
-    """What the online store holds for a row cannot be decoded; the text names no id."""
+    """What the online store holds for a row cannot be decoded, or is out of bounds; the text names no id."""
 
 
 class StoreFenced(NowrankError):

@@ -13,7 +13,6 @@ scores. Called by training (writes), evaluation and the scorer (read).
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,6 +28,7 @@ from features.model_inputs import RequestInputs
 from features.registry import schema_hash
 from features.vector import COLUMN_NAMES, COLUMNS, Context, Similarities, Slots
 from infra.errors import ArtifactInvalid, SchemaMismatch
+from infra.outputs import check_own_folder, files_of
 from model.config import Personalisation
 from model.neighbours import NeighbourTable, Sources, context_sources, similarities
 
@@ -41,6 +41,9 @@ ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, EASE, CATALOGUE, CARD = (
     "card.json",
 )
 FILES = (ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, EASE, CATALOGUE)
+# The card comes last: it vouches for the others.
+NAMES = (*FILES, CARD)
+KIND = "artifact"
 
 Floats = NDArray[np.float32]
 Side = Literal["long", "short"]
@@ -220,6 +223,11 @@ def _without(inputs: RequestInputs, pairs_NF: Floats, side: Side) -> tuple[Reque
     return inputs, np.where(_SIDE_COLUMNS[side], np.float32(0.0), pairs_NF)
 
 
+def check_artifact_folder(path: Path) -> None:
+    """Raises `BadInput` where an artifact would take the place of anything but an artifact."""
+    check_own_folder(path, NAMES, KIND)
+
+
 def save_artifact(
     path: Path,
     write_graphs: Callable[[Path], None],
@@ -227,16 +235,14 @@ def save_artifact(
     items: list[Item],
     card: dict[str, Any],
 ) -> Card:
-    """Write an artifact so that `path` never holds a part of one; returns its card.
+    """Write an artifact so that `path` never holds what reads as one and is not whole; returns its card.
 
-    While the new folder takes the old one's place, `path` is absent for an instant; a reader then tries again.
+    While new files take the old ones' places, `load_artifact` refuses them for an instant; a reader then tries again.
     `write_graphs(folder)` writes the two graphs; `tables` are those of co-plays and of EASE; `card` holds the fields of
-    `Card` but `version`, `schema_hash`, `columns` and `files`.
+    `Card` but `version`, `schema_hash`, `columns` and `files`. Raises `BadInput` as `files_of`;
+    callers `check_artifact_folder` before they train, so that what comes there meanwhile costs no training.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        folder.chmod(0o755)
+    with files_of(path, NAMES, KIND) as folder:
         write_graphs(folder)
         for name, table in zip((NEIGHBOURS, EASE), tables, strict=True):
             table.save(folder / name)
@@ -247,24 +253,18 @@ def save_artifact(
             version=fingerprint, schema_hash=schema_hash(COLUMN_NAMES), columns=COLUMN_NAMES, files=checksums, **card
         )
         (folder / CARD).write_bytes(msgspec.json.format(msgspec.json.encode(complete), indent=1))
-        _swap(folder, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return complete
 
 
 def install_artifact(source: Path, path: Path) -> None:
-    """Copy an artifact to `path` so that `path` never holds a part of one; what stood there is removed after."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        folder.chmod(0o755)
-        for name in (*FILES, CARD):
+    """Copy an artifact to `path` as `save_artifact` writes one there; raises as it, `check_artifact_folder` and
+    `load_artifact`.
+    """
+    check_artifact_folder(path)
+    with files_of(path, NAMES, KIND) as folder:
+        for name in NAMES:
             shutil.copyfile(source / name, folder / name)
         load_artifact(folder)  # the copy, not only what was copied
-        _swap(folder, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_artifact(path: Path) -> Artifact:
@@ -298,19 +298,6 @@ def _read_card(path: Path) -> Card:
         raise ArtifactInvalid(f"there is no artifact in {path}: {CARD} is missing; train one: nowrank train") from error
     except msgspec.MsgspecError as error:
         raise ArtifactInvalid(f"{path / CARD} is no artifact card: {error}") from error
-
-
-def _swap(folder: Path, path: Path) -> None:
-    """Put `folder` at `path`; a folder cannot be renamed over a full one, so the old one steps aside first and is
-    removed after.
-    """
-    if path.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-        path.rename(aside / path.name)
-        folder.rename(path)
-        shutil.rmtree(aside)
-    else:
-        folder.rename(path)
 
 
 def _sha256(path: Path) -> str:

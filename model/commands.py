@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from infra.errors import BadInput
+from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
 from model.log_arguments import add_log_arguments, counted, from_zero, log_of, seed, share
@@ -31,10 +32,11 @@ def dataset_arguments(parser: argparse.ArgumentParser) -> None:
 def dataset(args: argparse.Namespace) -> int:
     """Replay a log into examples, as Parquet with a manifest."""
     from model.config import TrainConfig
-    from model.data_set import write_data_set
+    from model.data_set import check_data_set_folder, write_data_set
     from model.progress import shown_progress
     from model.train import build_data_set
 
+    check_data_set_folder(args.out)
     config = TrainConfig(seed=args.seed)
     if args.labels is not None:
         config = dataclasses.replace(config, train_labels=args.labels)
@@ -123,6 +125,7 @@ examples:
 
 def train(args: argparse.Namespace) -> int:
     """Train UniCoRn on a log and write the artifact."""
+    from model.artifact import check_artifact_folder
     from model.config import TrainConfig, UnicornConfig
     from model.data_set import read_data_set
     from model.learning_curve import write_curve
@@ -137,6 +140,14 @@ def train(args: argparse.Namespace) -> int:
         )
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
+    check_artifact_folder(out_dir)
+    for beside in (args.curve, args.checkpoint):
+        if beside is not None and beside.resolve().is_relative_to(out_dir.resolve()):
+            raise BadInput("not_empty", f"{out_dir} is to hold the artifact alone; name another place than {beside}")
+    if args.curve is not None:
+        check_folder(args.curve)
+    if args.checkpoint is not None:
+        prepare_file(args.checkpoint)
     sizes = UnicornConfig(personalisation=Personalisation(args.personalisation))
     switched: dict[str, Any] = {SWITCHES[part]: False for part in args.without}
     sizes = dataclasses.replace(sizes, **switched)
@@ -236,9 +247,10 @@ def evaluate(args: argparse.Namespace) -> int:
     """Evaluate an artifact, or the baselines alone, on the last part of a log."""
     from model.evaluate import Scope, evaluate_artifact
     from model.progress import shown_progress
-    from model.report import preamble, put_json, result_table, slices_table, write_report
+    from model.report import check_outputs, preamble, put_json, result_table, slices_table, write_report
 
     settings = load_settings()
+    check_outputs(args, args.out)
     log = log_of(args, settings)
     without = ("sasrec",) if args.quick or args.without_sasrec else ()
     scope = Scope(args.max_labels, args.resamples, args.seed, args.quick, without)

@@ -11,8 +11,6 @@ Enters: a log, or a folder that `write_data_set` filled. Leaves: `DataSet`. Call
 """
 
 import hashlib
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from features.registry import schema_hash
 from features.vector import COLUMN_NAMES
 from infra import clock
 from infra.errors import BadInput, SchemaMismatch
+from infra.outputs import check_own_folder, files_of
 from model.neighbours import NeighbourTable
 from model.replay_dataset import Examples, Floats, Split
 
@@ -34,6 +33,9 @@ PARTS = ("train", "middle", "calibration")
 NEIGHBOURS, EASE, CO_VECTORS = "neighbours.npz", "ease.npz", "co_vectors.npz"
 CATALOGUE, MANIFEST = "items.json", "manifest.json"
 FILES = (*(f"{part}.parquet" for part in PARTS), NEIGHBOURS, EASE, CO_VECTORS, CATALOGUE)
+# The manifest comes last: it vouches for the others.
+NAMES = (*FILES, MANIFEST)
+KIND = "data set"
 ROWS_AT_ONCE = 4096
 
 
@@ -73,16 +75,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str]
 
 
+def check_data_set_folder(folder: Path) -> None:
+    """Raises `BadInput` where a data set would take the place of anything but a data set."""
+    check_own_folder(folder, NAMES, KIND)
+
+
 def write_data_set(data: DataSet, folder: Path) -> Manifest:
-    """Write a data set so that `folder` never holds a part of one; returns its manifest. Raises `BadInput` when
-    `folder` holds something else.
+    """Write a data set so that `folder` never holds what reads as one and is not whole; returns its manifest. Raises
+    `BadInput` as `files_of` and `check_data_set_folder`.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-        raise BadInput("not_empty", f"{folder} holds other files; name an empty folder or one of an earlier data set")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        staging.chmod(0o755)
+    check_data_set_folder(folder)
+    with files_of(folder, NAMES, KIND) as staging:
         parts = {part: getattr(data, part) for part in PARTS}
         for part, examples in parts.items():
             _write_examples(examples, staging / f"{part}.parquet")
@@ -106,10 +109,6 @@ def write_data_set(data: DataSet, folder: Path) -> Manifest:
             files={name: _sha256(staging / name) for name in FILES},
         )
         (staging / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return manifest
 
 

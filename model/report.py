@@ -4,11 +4,14 @@ Enters: the result of `evaluate.py`. Leaves: Markdown; in a folder also JSON and
 Called by `nowrank evaluate`; what any result needs, also by `nowrank ablate`.
 """
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from infra.errors import BadInput
+from infra.outputs import check_folder, prepare_file
 from model.plots import draw, has_plots
 from model.ranked import MODEL
 
@@ -110,6 +113,25 @@ def write_result(result: dict[str, Any], parts: list[str], folder: Path) -> list
     (folder / "result.json").write_bytes(_json(result))
     (folder / "result.md").write_text("\n".join(parts))
     return ["result.json", "result.md"]
+
+
+def check_outputs(args: argparse.Namespace, folder: Path | None) -> None:
+    """Raises `BadInput` unless `put_json` and `write_result` will be able to write, over nothing that is read.
+
+    The value of `--json` is optional, so a log that comes after it is taken for the file to write: what is there
+    already must be called .json.
+    """
+    if args.json not in (None, "-"):
+        path = Path(args.json)
+        prepare_file(path, [Path(args.log), *([args.items] if args.items is not None else [])])
+        if path.is_file() and path.suffix.lower() != ".json":
+            raise BadInput(
+                "other_file",
+                f"--json {path} would replace a file that is not called .json; if it is the log, put it before --json, "
+                "else name another file",
+            )
+    if folder is not None:
+        check_folder(folder)
 
 
 def put_json(result: dict[str, Any], where: str) -> bool:

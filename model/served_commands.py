@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SERVED, LOG = "served", "log"
 
 PROMOTE_EXAMPLES = """both artifacts score the same requests from after their training; the candidate is copied
-into the folder of the current one, atomically, only when it is not worse on any task and calibrated; the scorer then
-picks it up by itself
+into the folder of the current one, its card last, only when it is not worse on any task and calibrated; the scorer
+then picks it up by itself, whole
 
 examples:
   nowrank promote build/candidate                              judged on what it was trained from
@@ -144,7 +144,7 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
 
 def promote(args: argparse.Namespace) -> int:
     """Put a candidate in the current artifact's place if it passes the gate."""
-    from model.artifact import CARD, install_artifact, load_artifact
+    from model.artifact import CARD, check_artifact_folder, install_artifact, load_artifact
     from model.progress import shown_progress
     from model.promotion import Bounds
 
@@ -153,6 +153,7 @@ def promote(args: argparse.Namespace) -> int:
     candidate = load_artifact(args.candidate)
     if folder.resolve() == args.candidate.resolve():
         raise NowrankError(f"{folder} is both the candidate and the current artifact; train into another folder: --out")
+    check_artifact_folder(folder)
     current = _comparable(folder) if (folder / CARD).is_file() else None
     source = args.source or (SERVED if candidate.card.training.get("source") == SERVED else LOG)
     bounds = Bounds(args.margin, args.ece, args.resamples, args.seed)

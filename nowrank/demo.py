@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.clock import monotonic_s, now_ms
 from infra.errors import NowrankError
+from infra.outputs import prepare_file
 from infra.settings import Settings, load_settings
 from nowrank.demo_report import print_table, verdict
 
@@ -46,6 +47,8 @@ def demo(args: argparse.Namespace) -> int:
     from infra.embedded.control import start_stack, stop_stack
     from infra.embedded.stack_file import running_stack
 
+    if args.json is not None:
+        prepare_file(args.json)
     given = load_settings(running_stack=False)
     # Its own servers and its own artifact folder: it empties the one and deletes the other.
     settings = replace(given, state_dir=given.state_dir.resolve(), kafka="", redis="", scorer_url="", artifact_dir="")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from infra.clock import monotonic_s
-from infra.errors import SettingsError, StoreTimeout, StoreUnavailable
+from infra.errors import StoreTimeout, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,6 @@ class BreakerRule:
     failures: int = 5
     window_s: float = 10.0
     pause_s: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.failures < 1:
-            raise SettingsError(f"NOWRANK_STORE_FAILURES is {self.failures}; it must be at least 1")
 
 
 class Breaker:

@@ -6,7 +6,6 @@ rank`. What is sent and read stands in `calls.py`, when it is sent again in `ret
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -14,12 +13,12 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from infra.clock import monotonic_s
 from infra.errors import ScorerUnavailable
 from infra.settings import load_settings
-from serving.calls import Call, events_call, health_call, rank_call
+from serving.calls import events_calls, health_call, rank_call
 from serving.contract import DEFAULT_LIMIT, Health, RankAnswer, Taken
-from serving.retries import Outcome, RetryPolicy, Send, converse
+from serving.deadline_transport import DeadlineTransport
+from serving.retries import Outcome, RetryPolicy, Send, Steps, Terms, converse, converse_in_turn
 from streams.events import Event, TaskName
 
 DEFAULT_TIMEOUT_S = 2.0
@@ -45,14 +44,14 @@ class Scorer:
     ) -> None:
         """`url` None means the settings' `scorer_url`, or the running embedded stack's; `token` None their first one.
 
-        `timeout_s` is the deadline of a call with all its repetitions; each sending gets what is left of it, for
-        connecting and again for each read. `transport` stands in for the network in tests. Raises `ScorerUnavailable`
-        when no scorer is known.
+        `timeout_s` is the deadline of a call with all its repetitions; each sending gets what is left of it. Only a
+        look-up of the host's name ends when the system says so. `transport` stands in for the network in tests. Raises
+        `ScorerUnavailable` when no scorer is known, `InvalidRequest` for a `timeout_s` that is not above 0.
         """
         self.url = _known_url(url)
-        self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
-        self._http = httpx.Client(transport=transport, **_options(self.url, connections, token))
+        self._terms = Terms(self.url, retry or RetryPolicy(), timeout_s)
+        options = _options(self.url, connections, token)
+        self._http = httpx.Client(transport=transport or DeadlineTransport(options["limits"]), **options)
 
     def rank(
         self,
@@ -68,21 +67,23 @@ class Scorer:
 
         `more` are the other fields of `RankRequest`: `query`, `source_item_id`, `country`, `session_id`, `explain`,
         `include_seen`, `groups`, `rows`, `per_row`, `deadline_ms`, `log`, `id`. Raises `InvalidRequest` for what the
-        scorer refuses, `ScorerUnavailable` when it does not answer.
+        scorer refuses or cannot be sent, `ScorerUnavailable` when it does not answer or this client is closed.
         """
-        return self._call(rank_call(user_id, task, items, limit, more), timeout_s)
+        return self._take(converse(rank_call(user_id, task, items, limit, more), self._terms.within(timeout_s)))
 
     def send_events(self, events: Iterable[Event], *, timeout_s: float | None = None) -> Taken:
         """Publish plays, clicks and thumbs through the scorer.
 
-        Returns what was accepted and what was not, once Kafka has it.
+        Returns what was accepted and what was not, once Kafka has it. A user's row remembers the last 64 ids of each
+        type of event, so a batch with more of one user and type goes in several sendings, one after the other and each
+        repeated by itself; `timeout_s` is for all of them. Raises as `rank` does: `ScorerUnavailable` says how many
+        events had been answered before, and only the others may be given again.
         """
-        call = events_call(events)
-        return Taken(accepted=0, rejected=[]) if call is None else self._call(call, timeout_s)
+        return self._take(converse_in_turn(events_calls(events), self._terms.within(timeout_s)))
 
     def health(self, *, timeout_s: float | None = None) -> Health:
         """What the scorer can answer with, warm or not."""
-        return self._call(health_call(), timeout_s)
+        return self._take(converse(health_call(), self._terms.within(timeout_s)))
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -96,34 +97,32 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _call(self, call: Call[T], timeout_s: float | None) -> T:
-        deadline_s = self._timeout_s if timeout_s is None else timeout_s
-        steps = converse(call, self.url, self._retry, deadline_s, monotonic_s, random.random())
+    def _take(self, steps: Steps[T]) -> T:
         outcome: Outcome | None = None
         try:
             while True:
                 step = steps.send(outcome)
                 if isinstance(step, Send):
-                    outcome = self._send(call, step)
+                    outcome = self._send(step)
                 else:
                     outcome = None
                     time.sleep(step.wait_s)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
-    def _send(self, call: Call[T], step: Send) -> Outcome:
+    def _send(self, step: Send) -> Outcome:
         try:
-            return self._http.request(
-                call.method, call.path, content=call.body, headers=call.headers, timeout=step.timeout_s
-            )
+            return self._http.request(**_request(step))
         except httpx.HTTPError as error:
             return error
+        except RuntimeError as error:
+            raise _unsendable(error, self._http.is_closed) from error
 
 
 class AsyncScorer:
     """A client of one scorer for an event loop, usable as an asynchronous context manager by many tasks at once.
 
-    Everything else is as in `Scorer`, but that the deadline holds to the letter.
+    Everything else is as in `Scorer`.
     """
 
     def __init__(
@@ -138,8 +137,7 @@ class AsyncScorer:
     ) -> None:
         """As `Scorer`'s."""
         self.url = _known_url(url)
-        self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
+        self._terms = Terms(self.url, retry or RetryPolicy(), timeout_s)
         self._http = httpx.AsyncClient(transport=transport, **_options(self.url, connections, token))
 
     async def rank(
@@ -153,16 +151,15 @@ class AsyncScorer:
         **more: Any,
     ) -> RankAnswer:
         """As `Scorer.rank`."""
-        return await self._call(rank_call(user_id, task, items, limit, more), timeout_s)
+        return await self._take(converse(rank_call(user_id, task, items, limit, more), self._terms.within(timeout_s)))
 
     async def send_events(self, events: Iterable[Event], *, timeout_s: float | None = None) -> Taken:
         """As `Scorer.send_events`."""
-        call = events_call(events)
-        return Taken(accepted=0, rejected=[]) if call is None else await self._call(call, timeout_s)
+        return await self._take(converse_in_turn(events_calls(events), self._terms.within(timeout_s)))
 
     async def health(self, *, timeout_s: float | None = None) -> Health:
         """As `Scorer.health`."""
-        return await self._call(health_call(), timeout_s)
+        return await self._take(converse(health_call(), self._terms.within(timeout_s)))
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -176,31 +173,29 @@ class AsyncScorer:
     ) -> None:
         await self.close()
 
-    async def _call(self, call: Call[T], timeout_s: float | None) -> T:
-        deadline_s = self._timeout_s if timeout_s is None else timeout_s
-        steps = converse(call, self.url, self._retry, deadline_s, monotonic_s, random.random())
+    async def _take(self, steps: Steps[T]) -> T:
         outcome: Outcome | None = None
         try:
             while True:
                 step = steps.send(outcome)
                 if isinstance(step, Send):
-                    outcome = await self._send(call, step)
+                    outcome = await self._send(step)
                 else:
                     outcome = None
                     await asyncio.sleep(step.wait_s)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
-    async def _send(self, call: Call[T], step: Send) -> Outcome:
+    async def _send(self, step: Send) -> Outcome:
         try:
             async with asyncio.timeout(step.timeout_s):
-                return await self._http.request(
-                    call.method, call.path, content=call.body, headers=call.headers, timeout=step.timeout_s
-                )
+                return await self._http.request(**_request(step))
         except TimeoutError as error:
             return httpx.ReadTimeout(str(error))
         except httpx.HTTPError as error:
             return error
+        except RuntimeError as error:
+            raise _unsendable(error, self._http.is_closed) from error
 
 
 def _known_url(url: str | None) -> str:
@@ -210,6 +205,23 @@ def _known_url(url: str | None) -> str:
             "no scorer is known: start one with `nowrank up`, or set NOWRANK_SCORER_URL=http://host:port"
         )
     return known
+
+
+def _unsendable(error: RuntimeError, is_closed: bool) -> Exception:
+    """What to raise for httpx's only error outside of its tree, with which a closed client answers."""
+    return ScorerUnavailable("this client is closed; make another one") if is_closed else error
+
+
+def _request(step: Send) -> dict[str, Any]:
+    """What both kinds of HTTP clients send for a step."""
+    call = step.call
+    return {
+        "method": call.method,
+        "url": call.path,
+        "content": call.body,
+        "headers": call.headers,
+        "timeout": step.timeout_s,
+    }
 
 
 def _options(url: str, connections: int, token: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from infra.addresses import MAX_PORT
 from infra.errors import ScorerUnavailable, SettingsError
 from infra.logs import configure_logs
 from infra.settings import Settings, load_settings
@@ -39,15 +40,14 @@ def scorer_arguments(parser: argparse.ArgumentParser) -> None:
 
 def scorer(args: argparse.Namespace) -> int:
     """Run the scorer until it is told to end."""
-    from serving.processes import Address, check_count, run_processes
+    from serving.processes import Address, run_processes
 
     settings = load_settings()
     configure_logs(settings.log_level, "scorer")
     logging.getLogger("kafka").setLevel(logging.WARNING)  # it tells of every connection
     port = args.port if args.port is not None else settings.scorer_port or DEFAULT_PORT
-    if not 0 < port < 65536:
-        raise SettingsError(f"the port is {port}; it must be between 1 and 65535")
-    check_count(settings.scorer_processes)
+    if not 0 < port <= MAX_PORT:
+        raise SettingsError(f"the port is {port}; it must be between 1 and {MAX_PORT}")
     address = Address(args.host or settings.scorer_host, port)
     return _serve(settings, address) if settings.scorer_processes == 1 else run_processes(settings, address)
 

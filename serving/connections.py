@@ -6,7 +6,8 @@ scorer` and the tests.
 | a client that | meets |
 | --- | --- |
 | sends its headers slowly, or too many | 408 or 431, and the connection is closed |
-| sends what is not HTTP | 400, and the connection is closed |
+| sends what is not HTTP, or asks for a tunnel | 400, and the connection is closed |
+| asks for another protocol (`Upgrade`) | its answer, in HTTP/1.1 |
 | sends its body slowly | 408 from `bodies.py` |
 | does not take its answer | the connection is cut |
 | opens one connection too many | the oldest one that waits for its client is cut; 503 when there is none |
@@ -16,6 +17,7 @@ import asyncio
 from functools import partial
 from typing import Any, cast
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -87,7 +89,11 @@ class _Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(400, "this is not an HTTP request", "malformed")
         if self._has_request() or self.transport.is_closing():
             return
         self._head_bytes += len(data)
@@ -96,11 +102,32 @@ class _Connection(HttpToolsProtocol):
         elif self._head_timer is None:
             self._await_head()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP: a request line, a length or a chunk that breaks the rules."""
-        self._refuse(400, "this is not an HTTP request", "malformed")
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser; raises `HttpParserError` for a line, a length or a chunk that breaks the rules, or a tunnel.
+
+        The parser takes a request that asks for another protocol to end with its head. A server may ignore the wish
+        (RFC 9110, 7.8): the parser is given the head again without it, and then reads the body as one.
+        """
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as end:
+                if self.parser.get_method() == b"CONNECT":
+                    raise httptools.HttpParserError("no tunnel begins here") from end
+                self.parser.feed_data(self._head_without_upgrade())
+                rest = rest[end.args[0] :]
+
+    def _head_without_upgrade(self) -> bytes:
+        version = b"HTTP/" + self.parser.get_http_version().encode()
+        lines = [b" ".join((self.parser.get_method(), self.url, version))]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._head_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -109,6 +136,8 @@ class _Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self.scope[ARRIVED_S] = monotonic_s()  # type: ignore[literal-required]
         super().on_message_complete()
 

@@ -32,6 +32,7 @@ REFRESH_S = 0.05
 HEARTBEAT_S = 1.0
 BATCH_ROWS = 400
 MAX_ROWS = 1_500_000
+MAX_AHEAD_MS = 600_000  # two clocks differ by less; the totals of the last 30 minutes fade by what a row is ahead
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
 PREFIX = entity_prefix(ITEM.join_key)
 _LENGTH_AT = len(PREFIX) + 4  # after the value's type
@@ -222,6 +223,12 @@ def _to_row(item_id: str, reply: list[bytes | None] | Exception, changed_s: floa
     *packed, contained = reply
     state = ITEM.decode(packed)
     decode_contained(contained)
-    if ITEM.is_stale(state.as_of_ms, now_ms()):
+    at_ms = now_ms()
+    if state.as_of_ms - at_ms > MAX_AHEAD_MS:
+        raise RowInvalid(
+            f"its newest event is {state.as_of_ms - at_ms} ms after this machine's clock, at most {MAX_AHEAD_MS} are "
+            "believed; if the clock is right, `nowrank rebuild` computes all rows anew"
+        )
+    if ITEM.is_stale(state.as_of_ms, at_ms):
         state = ItemState(as_of_ms=state.as_of_ms)  # empty, but for what tells it from a row that never was
     return ItemRow(item_id, state, contained or b"", changed_s)

@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.clock import monotonic_s
-from infra.errors import ScorerUnavailable, SettingsError
+from infra.errors import ScorerUnavailable
 from infra.settings import Settings, child_environment
 from infra.shared_metrics import forget_gauges
 
-MAX_PROCESSES = 64
 BACKLOG = 2048
 # A child that ends with this code was told something that another start will not change.
 UNUSABLE = 78
@@ -53,12 +52,6 @@ def run_processes(settings: Settings, address: Address) -> int:
     """Run them until told to end; raises `ScorerUnavailable` when one cannot be kept running."""
     with _listen(address) as listener, _metrics_folder() as folder:
         return asyncio.run(_Processes(settings, listener, folder).run())
-
-
-def check_count(processes: int) -> None:
-    """Raises `SettingsError` for a number of processes that cannot be."""
-    if not 1 <= processes <= MAX_PROCESSES:
-        raise SettingsError(f"NOWRANK_SCORER_PROCESSES is {processes}; it must be between 1 and {MAX_PROCESSES}")
 
 
 class _Processes:

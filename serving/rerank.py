@@ -47,7 +47,7 @@ class Order:
 
 
 def parse_rules(settings: Settings) -> RerankRules:
-    """The rules that the settings ask for; raises `SettingsError`."""
+    """The rules that the settings ask for; raises `SettingsError` for a diversity that is none."""
     diversity: dict[Task, float] = {}
     for part in filter(None, settings.diversity.split(",")):
         name, _, text = part.strip().partition("=")
@@ -57,15 +57,9 @@ def parse_rules(settings: Settings) -> RerankRules:
             raise SettingsError(
                 f"NOWRANK_DIVERSITY has {part!r}; it must be task=strength, such as pre_query=0.3"
             ) from error
+        if not 0 <= strength <= 1:
+            raise SettingsError(f"NOWRANK_DIVERSITY has {part!r}; the strength must be between 0 and 1")
         diversity[task] = strength
-    shares = {"NOWRANK_EXPLORATION": settings.exploration, "NOWRANK_DIVERSITY": max(diversity.values(), default=0)}
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise SettingsError(f"{name} is {share:g}; it must be between 0 and 1")
-    if min(settings.stability_places, settings.stability_margin, *diversity.values(), 0) < 0:
-        raise SettingsError(
-            "NOWRANK_STABILITY_PLACES, NOWRANK_STABILITY_MARGIN and NOWRANK_DIVERSITY must not be below 0"
-        )
     return RerankRules(diversity, settings.exploration, settings.stability_places, settings.stability_margin)
 
 

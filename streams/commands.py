@@ -15,6 +15,7 @@ import msgspec
 from infra.clock import now_ms
 from infra.connected import broker_settings
 from infra.errors import BadInput
+from infra.outputs import prepare_file
 from infra.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def import_(args: argparse.Namespace) -> int:
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     settings = load_settings()
-    with _rejects(args.rejects) as rejects:
+    with _rejects(args) as rejects:
         if args.dry_run:
             summary = _import_with(args, settings, None)
         else:
@@ -109,12 +110,11 @@ def import_(args: argparse.Namespace) -> int:
     return 0 if summary.complete else 1
 
 
-def _rejects(path: Path | None) -> BinaryIO:
+def _rejects(args: argparse.Namespace) -> BinaryIO:
     """Where rejected rows are written, opened before anything is published; raises `BadInput`."""
-    try:
-        return Path(os.devnull if path is None else path).open("wb")
-    except OSError as error:
-        raise BadInput("not_writable", f"--rejects {path}: {error.strerror}") from error
+    path = Path(os.devnull) if args.rejects is None else args.rejects
+    prepare_file(path, [Path(args.file)])
+    return path.open("wb")
 
 
 def _import_with(args: argparse.Namespace, settings: Settings, producer: "Producer | None") -> "ImportSummary":

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from features.bounds import MAX_TIMESTAMP_MS, TimestampMs
 from features.engagement import Engagement, Kind
 from features.engagement import Thumb as ThumbValue
 from features.text import MAX_QUERY_CHARS, normalise_query
@@ -23,7 +24,6 @@ FUTURE_LIMIT_MS = 300_000
 ID_PATTERN = r"^[^\x00-\x1f\x7f]*$(?!\n)"
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN)]
 EventId = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[0-9A-Za-z-]+$(?!\n)")]
-TimestampMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 DurationMs = Annotated[int, Meta(ge=0, le=30 * 24 * 3600 * 1000)]
 Query = Annotated[str, Meta(max_length=MAX_QUERY_CHARS)]
 Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)")]
@@ -167,8 +167,12 @@ def to_engagement(event: Engaged | Ranking, broker_ts_ms: int, future_limit_ms: 
     """The engagement in an event whose record the broker stamped `broker_ts_ms`.
 
     Event time is min(`event_ts_ms`, `broker_ts_ms`); further ahead than `future_limit_ms` raises `InvalidEvent`
-    (`future_timestamp`).
+    (`future_timestamp`), and so does a broker's time that no row may hold (`invalid_field`).
     """
+    if not 0 <= broker_ts_ms <= MAX_TIMESTAMP_MS:
+        raise InvalidEvent(
+            "invalid_field", f"the record's time is {broker_ts_ms} ms; a time is from 0 to {MAX_TIMESTAMP_MS} ms"
+        )
     ahead_ms = event.event_ts_ms - broker_ts_ms
     if ahead_ms > future_limit_ms:
         raise InvalidEvent(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
+from infra.addresses import hide_password
 from infra.clock import monotonic_s, now_ms
 from infra.embedded.child import describe_end, end_child, log_tail, start_child
 from infra.embedded.plan import Plan, log_dir, make_plan, module_command
@@ -77,7 +78,10 @@ class Stack:
         if plan.redis is None and settings.redis:
             # Feast's form: the address, then options; whether they are right is for the workers to say.
             await self._await_external(
-                "redis", "NOWRANK_REDIS", settings.redis, lambda: port_answers(settings.redis.split(",")[0])
+                "redis",
+                "NOWRANK_REDIS",
+                hide_password(settings.redis),
+                lambda: port_answers(settings.redis.split(",")[0]),
             )
         if plan.broker is not None:
             await self._begin_empty_log()
@@ -90,8 +94,7 @@ class Stack:
         self._write()
         self._say(f"running; logs in {log_dir(settings)}")
 
-    async def _await_external(self, name: str, variable: str, address: str, probe: Callable[[], Any]) -> None:
-        shown = address.split(",password")[0]
+    async def _await_external(self, name: str, variable: str, shown: str, probe: Callable[[], Any]) -> None:
         deadline_s = monotonic_s() + EXTERNAL_TIMEOUT_S
         while not await probe():
             if monotonic_s() > deadline_s:

@@ -12,32 +12,57 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import psutil
 
-from infra.clock import monotonic_s
+from infra.clock import monotonic_s, now_ms
 from infra.errors import StackError
-from infra.settings import STACK_FILE, STACK_LOCK, stack_lives
+from infra.settings import ADDRESSES, STACK_FILE, STACK_LOCK, read_stack_file, stack_lives, unusable
 
 TARGETS_FILE = "prometheus-targets.json"
 LOCK_TIMEOUT_S = 1.0
 START_TOLERANCE_MS = 2000
 
 
+class _Process(TypedDict):
+    name: str
+    state: str
+    pid: Annotated[int, msgspec.Meta(gt=0)] | None
+    address: str
+    restarts: int
+    started_ms: int
+
+
+class _StackFile(TypedDict):
+    state: str
+    pid: int
+    kafka: str
+    redis: str
+    scorer_url: str
+    processes: list[_Process]
+
+
 @contextlib.contextmanager
 def hold_lock(state_dir: Path) -> Iterator[None]:
-    """Be the one stack of `state_dir`; raises `StackError` when there is another.
+    """Be the one stack of `state_dir`; raises `StackError` when there is another, or the folder cannot be used.
 
     The kernel frees the lock when the process ends, however it ends.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
-    with (state_dir / STACK_LOCK).open("a+") as lock:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        opened = (state_dir / STACK_LOCK).open("a+")
+    except OSError as error:
+        raise unusable(state_dir, error) from error
+    with opened as lock:
         deadline_s = monotonic_s() + LOCK_TIMEOUT_S  # `stack_lives` holds it for an instant
         while not _try_lock(lock.fileno()):
             if monotonic_s() > deadline_s:
                 raise StackError(f"a stack is already running in {state_dir}; see `nowrank status`")
             time.sleep(0.02)
+        if not _is_whole(read_stack_file(state_dir / STACK_FILE)):  # or it would be taken for ours
+            remove_files(state_dir)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -45,19 +70,30 @@ def hold_lock(state_dir: Path) -> Iterator[None]:
 
 
 def running_stack(state_dir: Path) -> dict[str, Any] | None:
-    """The content of `stack.json` when its supervisor lives, else None; what a killed one left does not count."""
+    """The content of `stack.json` when its supervisor lives, else None; what a killed one left does not count.
+
+    A damaged `stack.json` stands among the parts, as one that is damaged: `up`, `down` and `status` go on. Raises
+    `StackError` when the folder cannot be read.
+    """
     if not stack_lives(state_dir):
         return None
-    content = _read(state_dir / STACK_FILE)
-    pid_text = (state_dir / STACK_LOCK).read_text()
-    if str(content.get("pid")) == pid_text:
+    path = state_dir / STACK_FILE
+    content, pid = read_stack_file(path), _lock_holder(state_dir)
+    is_whole = _is_whole(content)
+    if is_whole and content["pid"] == pid:
         return content
-    return {"state": "starting", "pid": int(pid_text) if pid_text else None, "processes": []}
+    found: dict[str, Any] = {"state": "starting", "pid": pid, "processes": [], **dict.fromkeys(ADDRESSES, "")}
+    if path.exists() and not is_whole and pid is not None and psutil.pid_exists(pid):
+        damaged = {"name": path.name, "state": "damaged", "address": "`nowrank down` ends the stack"}
+        found |= {"state": "running", "processes": [{**damaged, "pid": None, "restarts": 0, "started_ms": now_ms()}]}
+    return found
 
 
 def write_stack(state_dir: Path, content: dict[str, Any]) -> None:
-    """Replace `stack.json` in one step, so that no reader sees half of it."""
-    _replace(state_dir / STACK_FILE, content)
+    """Replace `stack.json` in one step, so that no reader sees half of it; only its owner may read it, since the
+    store's address may hold a password.
+    """
+    _replace(state_dir / STACK_FILE, content, mode=0o600)
 
 
 def write_targets(state_dir: Path, targets: dict[str, list[str]]) -> None:
@@ -71,7 +107,10 @@ def write_targets(state_dir: Path, targets: dict[str, list[str]]) -> None:
 def remove_files(state_dir: Path) -> None:
     """Take back what `write_stack` and `write_targets` wrote."""
     for name in (STACK_FILE, TARGETS_FILE):
-        (state_dir / name).unlink(missing_ok=True)
+        try:
+            (state_dir / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise unusable(state_dir / name, error) from error
 
 
 def end_leftovers(state_dir: Path) -> list[str]:
@@ -81,14 +120,15 @@ def end_leftovers(state_dir: Path) -> list[str]:
     its start time is the recorded one: its number may belong to somebody else by now.
     """
     ended = []
-    for process in _read(state_dir / STACK_FILE).get("processes", []):
+    content = read_stack_file(state_dir / STACK_FILE)
+    for process in content["processes"] if _is_whole(content) else []:
         try:
             left = psutil.Process(process["pid"])
             is_ours = abs(left.create_time() * 1000 - process["started_ms"]) < START_TOLERANCE_MS
             if is_ours and left.status() != psutil.STATUS_ZOMBIE:
                 os.killpg(left.pid, signal.SIGKILL)
                 ended.append(process["name"])
-        except (psutil.NoSuchProcess, ProcessLookupError, KeyError, TypeError):
+        except (psutil.NoSuchProcess, ProcessLookupError, TypeError):
             continue
     remove_files(state_dir)
     return ended
@@ -102,15 +142,26 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _lock_holder(state_dir: Path) -> int | None:
+    """The supervisor's process number; None while it has not written it yet."""
     try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return int((state_dir / STACK_LOCK).read_text())
+    except ValueError:
+        return None
 
 
-def _replace(path: Path, content: object) -> None:
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether a `stack.json` holds what `up`, `down` and `status` rely on."""
+    try:
+        msgspec.convert(content, _StackFile)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _replace(path: Path, content: object, *, mode: int = 0o666) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=mode)
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)

@@ -54,7 +54,7 @@ def ablate(args: argparse.Namespace) -> int:
     from model.ablation.report import comparisons_table, models_table, preamble, write_study
     from model.ablation.study import run_study
     from model.progress import shown_progress
-    from model.report import put_json
+    from model.report import check_outputs, put_json
 
     settings = load_settings()
     config = TrainConfig(seed=args.seed, threads=args.threads)
@@ -65,6 +65,7 @@ def ablate(args: argparse.Namespace) -> int:
         args.seeds, args.max_labels, args.resamples, config,
     )  # fmt: skip
     folder = args.out or settings.state_dir / "ablation"
+    check_outputs(args, folder)
     log = log_of(args, settings)
     with shown_progress() as progress:
         result = run_study(log, question, folder, progress)

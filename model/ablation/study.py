@@ -27,7 +27,7 @@ from model.ablation.outcome import outcome
 from model.ablation.question import Question
 from model.ablation.requests import read_recorded, record
 from model.ablation.variants import needed
-from model.data_set import read_data_set, write_data_set
+from model.data_set import MANIFEST, read_data_set, write_data_set
 from model.progress import Progress
 from model.train import build_data_set
 from streams.labels import Log
@@ -41,7 +41,7 @@ def run_study(log: Log, question: Question, folder: Path, progress: Progress) ->
     config = question.config
     folder.mkdir(parents=True, exist_ok=True)
     _claim(log, question, folder)
-    if not (folder / DATA_SET).is_dir():
+    if not (folder / DATA_SET / MANIFEST).is_file():
         write_data_set(build_data_set(log, config, progress), folder / DATA_SET)
     data = read_data_set(folder / DATA_SET)
     if not (folder / REQUESTS).is_dir():

@@ -4,12 +4,14 @@ Enters: parsed arguments. Leaves: a folder, figures, an exit code. Called by `no
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from infra.errors import BadInput
+from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
 from model.log_arguments import add_log_arguments, counted, from_zero, log_of, seed
@@ -67,6 +69,7 @@ def train_history(args: argparse.Namespace) -> int:
     from model.history.train import Order, join_and_test, train_and_test
     from model.progress import shown_progress
 
+    check_folder(args.out)
     histories, before_ms = _histories(args)
     if args.join is not None:
         result = join_and_test(histories, args.join, args.out)
@@ -88,7 +91,7 @@ def _histories(args: argparse.Namespace) -> "tuple[Histories, int | None]":
     from model.history.histories import MOVIELENS_FILE, histories_of_log, load_movielens_order
     from model.replay_dataset import split_by_time
 
-    if (Path(args.log) / MOVIELENS_FILE).is_file():
+    if os.path.isfile(Path(args.log) / MOVIELENS_FILE):  # False too where nobody may look: `log_of` says so
         if args.part == TRAIN:
             raise BadInput("no_times", f"{args.log} holds an order without times, so no part by time: --part {ALL}")
         return load_movielens_order(Path(args.log), args.core), None
@@ -121,6 +124,8 @@ def evaluate_history(args: argparse.Namespace) -> int:
     """Compare runs user by user."""
     from model.history.compare import compare_runs, comparison_table
 
+    if args.json is not None:
+        prepare_file(args.json)
     compared = compare_runs(args.runs, args.part, args.resamples, args.seed)
     if args.json is not None:
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(compared), indent=1) + b"\n")

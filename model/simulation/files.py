@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from infra.errors import BadInput
+from infra.outputs import check_folder
 from model.simulation.records import Record, Shown
 from model.simulation.requests import World
 from model.simulation.simulator import Plan, make_world, simulate
@@ -77,7 +78,8 @@ class SimulationFolder:
 
     def __init__(self, folder: Path, plan: Plan, world: World) -> None:
         """Make the folder; raises `BadInput` unless it is empty or missing."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        check_folder(folder)
+        if folder.exists() and any(folder.iterdir()):
             raise BadInput("not_empty", f"{folder} is not an empty folder; name another one, or empty it", "out")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._plan = folder, plan

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from features.online_store import CHECKPOINT_KEY, GENERATION_KEY, connect
+from features.online_store import CHECKPOINT_KEY, GENERATION_KEY, connect, no_answer
 from features.rows import CONTAINED_FIELD, FAMILIES, RowFamily, decode_contained, entity_prefix
 from infra.errors import StoreUnavailable
 from streams.checkpoints import Checkpoint, decode_checkpoints
@@ -95,7 +95,7 @@ def count_keys(connection_string: str) -> int:
     try:
         return int(client.dbsize())
     except redis.RedisError as error:
-        raise StoreUnavailable(f"the online store at {connection_string!r} does not answer: {error}") from error
+        raise no_answer(connection_string, error) from error
     finally:
         client.close()
 

@@ -20,7 +20,7 @@ from streams.sources.movielens import NAME as MOVIELENS
 from streams.sources.movielens import load_movielens
 from streams.sources.movielens_files import movielens_folder
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
-from streams.sources.table_files import PARQUET, open_table, parquet_parts
+from streams.sources.table_files import PARQUET, open_table, parquet_parts, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class LogSource:
 def load_log(source: LogSource, state_dir: Path, now_ms: int) -> Log:
     """The log; raises `BadInput` when it cannot be read, or when no row of it is good."""
     path = Path(source.name)
-    with _no_collection():
+    with _no_collection(), reading(path):
         if source.name == MOVIELENS and not path.is_file():
             return first_part(load_movielens(movielens_folder(state_dir)), source.hours, source.max_events)
         if path.is_dir() and not parquet_parts(path):

@@ -8,6 +8,7 @@ import csv
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -40,6 +41,28 @@ def open_table(path: Path, is_wanted: Callable[[str], bool] = bool) -> Table:
     """The columns (None where each row names its own) and the rows of a file, or of a folder of Parquet files; raises
     `BadInput`, and while the rows are read too. Where columns stand apart, only those that are wanted are read.
     """
+    with reading(path):
+        columns, rows = _open(path, is_wanted)
+    return columns, _rows_of(path, rows)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What the system refuses while a path is read is `BadInput` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            "not_readable", f"{path} cannot be read: {error.strerror}; see who may read it, or copy it elsewhere"
+        ) from error
+
+
+def _rows_of(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
+    with reading(path):
+        yield from rows
+
+
+def _open(path: Path, is_wanted: Callable[[str], bool]) -> Table:
     if parts := parquet_parts(path):
         return _open_parquet(parts, is_wanted)
     if not path.is_file():
@@ -170,7 +193,10 @@ def _parquet_columns(path: Path) -> list[str]:
     import pyarrow.parquet
 
     try:
-        return list(pyarrow.parquet.read_schema(path).names)
+        with pyarrow.parquet.ParquetFile(path) as table:
+            return list(table.schema_arrow.names)
+    except PermissionError:
+        raise  # it may well be one
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput("malformed_file", f"{path} is no Parquet file: {error}") from error
 

@@ -80,9 +80,11 @@ def test_read_fails_with_a_message_when_there_is_no_row(capsys: pytest.CaptureFi
 def test_a_store_that_does_not_answer_is_a_message(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NOWRANK_REDIS", "127.0.0.1:1")
+    monkeypatch.setenv("NOWRANK_REDIS", "127.0.0.1:1,password=hunter2")
     assert main(["features", "show", "42"]) == 1
-    assert "does not answer" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not answer" in said
+    assert "hunter2" not in said
 
 
 def test_no_known_store_is_a_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,11 +192,37 @@ def test_addresses_have_feasts_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "redis", "redis:", ":6379", "redis:port", "redis:6379,db=x", "redis:6379,foo=1"]
+    "address", ["", "redis", "redis:", ":6379", "redis:port", "redis:99999", "redis:6379,db=x", "redis:6379,foo=1"]
 )
 def test_an_address_that_cannot_be_used_is_refused(address: str) -> None:
     with pytest.raises(SettingsError, match="NOWRANK_REDIS"):
         parse_address(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis,password=hunter2",
+        "redis:port,db=1,password=hunter2",
+        "redis:6379,password=a,hunter2",
+        "redis:6379,password=a,hunter2=b",
+        "redis:6379,pasword=hunter2",
+        "redis:6379 password=hunter2",
+        "redis://:hunter2@redis:6379",
+        "redis://u:hunter2@redis:6379,db=1",
+    ],
+)
+def test_an_address_that_is_refused_keeps_its_password(address: str) -> None:
+    with pytest.raises(SettingsError, match="NOWRANK_REDIS") as refused:
+        parse_address(address)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_store_that_does_not_answer_is_named_without_its_password() -> None:
+    with pytest.raises(StoreUnavailable) as gone:
+        FencedStore("127.0.0.1:1,db=2,password=hunter2", PROJECT)
+    assert "'127.0.0.1:1,db=2,password=***' does not answer" in str(gone.value)
+    assert "hunter2" not in str(gone.value)
 
 
 def test_a_plain_client_gives_up_instead_of_trying_again() -> None:

@@ -1,20 +1,27 @@
 """A row's bytes, without Redis and without Feast (`tests/contract` compares them with Feast's own)."""
 
+import math
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features.bounds import MAX_SUM, MAX_TIMESTAMP_MS
 from features.delta import Delta, Entity, Signal
 from features.engagement import Coordinate, Engagement, Kind, Thumb
-from features.item import ItemState
+from features.item import SIGNALS, SUMS, ItemState
 from features.rows import (
     CONTAINED_FIELD,
+    COUNTRY,
     FAMILIES,
     FOLDS,
     ITEM,
     LOG_FIELD,
+    QUERY,
+    SHOWN,
+    SOURCE_ITEM,
     TARGET_FAMILIES,
     USER,
     RowFamily,
@@ -96,6 +103,106 @@ def test_a_row_that_misses_a_view_is_no_row(family: RowFamily) -> None:
 def test_a_row_that_cannot_be_decoded_is_one_error_of_ours(family: RowFamily, packed: bytes) -> None:
     with pytest.raises(RowInvalid, match=f"the row of {family.name} cannot be decoded"):
         family.decode([packed] * len(family.views))
+
+
+NO_TIMES_MS = (-1, MAX_TIMESTAMP_MS + 1, 2**63, 2**64 - 1)
+NO_SUMS = (math.nan, math.inf, -math.inf, 1e308, 2 * MAX_SUM, -2 * MAX_SUM)
+
+
+def item(**values: Any) -> ItemState:
+    return ItemState(**{"as_of_ms": NOW_MS, "first_seen_ms": NOW_MS, **values})
+
+
+def targets(as_of_ms: int = NOW_MS, totals: Any = (1, 1, 1), sums: Any = (1.0, 1.0, 1.0), **values: int) -> list[Any]:
+    row_ms, touched_ms = values.get("row_ms", NOW_MS), values.get("touched_ms", NOW_MS)
+    return [row_ms, {"fine": [NOW_MS, [1, 1, 1], [1.0, 1.0, 1.0]], "t": [as_of_ms, totals, sums]}, touched_ms, 1]
+
+
+def moments(ts_ms: int = NOW_MS, kind: int = 2, value: int = 50) -> tuple[Any, Any]:
+    return {"plays-0": [[ts_ms, 1, kind, "t", value, None]]}, {}
+
+
+def memories(title: Any = (NOW_MS, 1.0), thumb: Any = (NOW_MS, "e", 1, NOW_MS)) -> tuple[Any, Any]:
+    return {}, {"thumbs-0": [{"t": title}, {"t": thumb}]}
+
+
+def packed(parts: tuple[Any, ...]) -> list[bytes | None]:
+    return [encode_value(DType.BYTES, msgspec.msgpack.encode(part)) for part in parts]
+
+
+WRONG_ITEMS = [
+    *(item(sums=[1.0] * count) for count in (0, 3, len(SUMS) - 1, len(SUMS) + 1)),
+    *(item(totals=[1] * count) for count in (0, len(SIGNALS) + 1)),
+    *(item(sums=[*[1.0] * (len(SUMS) - 1), total]) for total in NO_SUMS),
+    item(totals=[*[1] * (len(SIGNALS) - 1), 2**64 - 1]),
+    *(item(**{name: time_ms}) for name in ("as_of_ms", "first_seen_ms", "touched_ms") for time_ms in NO_TIMES_MS),
+]
+WRONG_TARGETS = [
+    *(targets(sums=[1.0] * count) for count in (0, 2, 4)),
+    *(targets(totals=[1] * count) for count in (0, 2, 4)),
+    *(targets(sums=[1.0, total, 1.0]) for total in NO_SUMS),
+    *(targets(time_ms) for time_ms in NO_TIMES_MS),
+    *(targets(**{name: time_ms}) for name in ("row_ms", "touched_ms") for time_ms in NO_TIMES_MS),
+]
+WRONG_USERS = [
+    *(moments(kind=kind) for kind in (-1, 0, 4, 99, 2**63)),
+    *(moments(value=value) for value in (-2, 101, 2**63)),
+    *(moments(time_ms) for time_ms in NO_TIMES_MS),
+    *(memories(title=[NOW_MS, weight]) for weight in NO_SUMS),
+    *(memories(title=[time_ms, 1.0]) for time_ms in NO_TIMES_MS),
+    *(memories(thumb=[NOW_MS, "e", thumb, NOW_MS]) for thumb in (-2, 3, 99, 2**63)),
+    *(memories(thumb=times) for time_ms in NO_TIMES_MS for times in ([time_ms, "e", 1, 1], [1, "e", 1, time_ms])),
+]
+WRONG_SHOWN = [
+    *({"lists": {"rankings-0": [[time_ms, "r", ["t"]]]}} for time_ms in NO_TIMES_MS),
+    *({"reactions": {"plays-0": [[NOW_MS, 1, kind, "t", 50, NOW_MS, None]]}} for kind in (-1, 0, 99)),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "parts"),
+    [
+        *((ITEM, (state,)) for state in WRONG_ITEMS),
+        *((family, (state,)) for family in (QUERY, SOURCE_ITEM, COUNTRY) for state in WRONG_TARGETS),
+        *((USER, parts) for parts in WRONG_USERS),
+        *((SHOWN, (state,)) for state in WRONG_SHOWN),
+    ],
+)
+def test_a_row_that_decodes_but_that_no_fold_can_have_made_is_the_same_error(
+    family: RowFamily, parts: tuple[Any, ...]
+) -> None:
+    with pytest.raises(RowInvalid, match=f"the row of {family.name} cannot be decoded"):
+        family.decode(packed(parts))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        item(sums=[MAX_SUM] * len(SUMS), as_of_ms=MAX_TIMESTAMP_MS),
+        item(sums=[-1e-9] * len(SUMS), totals=[-1] * len(SIGNALS), as_of_ms=0),
+    ],
+)
+def test_a_row_at_the_bounds_is_a_row(state: ItemState) -> None:
+    assert ITEM.decode(packed((state,))) == state
+
+
+@pytest.mark.parametrize("kind", [Kind.CLICK, Kind.PLAY, Kind.THUMB])
+@pytest.mark.parametrize("thumb", list(Thumb))
+def test_every_kind_and_every_thumb_that_is_remembered_can_be_read(kind: Kind, thumb: Thumb) -> None:
+    recents, _ = moments(kind=kind, value=thumb)
+    _, logs = memories(thumb=[NOW_MS, "e", int(thumb), NOW_MS])
+    state = USER.decode(packed((recents, logs)))
+    assert (state.recent[0].kind, state.recent[0].value) == (kind, thumb)
+    assert state.active_thumbs().get("t", Thumb.NONE) is thumb
+
+
+@pytest.mark.parametrize(
+    "windows", [b"\xc1", [1], [-1, {}, {}], [1, {}, {"plays-0": 2**63}], [1, {"plays-0": [None]}, {}]]
+)
+def test_windows_of_the_fold_that_cannot_be_decoded_are_the_same_error(windows: Any) -> None:
+    stored = windows if isinstance(windows, bytes) else msgspec.msgpack.encode(windows)
+    with pytest.raises(RowInvalid, match="keeps for the fold cannot be decoded"):
+        restore_log_state(UserState(), stored)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

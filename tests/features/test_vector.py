@@ -220,12 +220,24 @@ def test_a_table_grows_and_keeps_what_it_holds() -> None:
     assert len(table) == 101
 
 
-@pytest.mark.parametrize("total", [np.nan, np.inf, 1e39, -1e39])
-def test_an_item_row_of_sums_that_are_no_float32_is_an_empty_one(table: ItemTable, total: float) -> None:
+@pytest.mark.parametrize("total", [np.nan, np.inf, 1e39, -1e39, 1e19, -1e19])
+def test_an_item_row_of_sums_that_are_out_of_bounds_is_an_empty_one(table: ItemTable, total: float) -> None:
     alone = ItemTable().totals.priors(NOW_MS)
     table.set_state(table.slot(STAR_WARS), item_state(plays=total, clicks=1.0))
     assert table.totals.priors(NOW_MS) == pytest.approx(alone, abs=1e-6)
     assert column(table, "item_clicks_1d", context()) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["as_of_ms", "first_seen_ms"])
+@pytest.mark.parametrize("time_ms", [-1, 10**15, 2**63, 2**64])
+def test_an_item_row_with_a_time_that_is_out_of_bounds_is_an_empty_one(
+    table: ItemTable, name: str, time_ms: int
+) -> None:
+    before = table.totals.priors(NOW_MS)
+    slot = table.slot("bad")
+    table.set_state(slot, ItemState(**{"as_of_ms": NOW_MS, "sums": [5.0] * len(SUMS), name: time_ms}))  # type: ignore[arg-type]
+    assert table.totals.priors(NOW_MS) == before
+    assert (table.as_of_ms[slot], table.first_seen_ms[slot], table.sums[slot].any()) == (0, 0, False)
 
 
 def test_an_item_row_with_another_number_of_sums_is_an_empty_one(table: ItemTable) -> None:

@@ -232,10 +232,13 @@ def test_servers_of_the_users_own_are_used_and_neither_started_nor_emptied(own: 
 
 def test_address_where_nothing_answers_is_named(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    dead = Settings(state_dir=own.state_dir, redis=f"127.0.0.1:{free_port()}")
+    address = f"127.0.0.1:{free_port()}"
+    dead = Settings(state_dir=own.state_dir, redis=f"{address},password=a,hunter2")
     with pytest.raises(StackError, match="did not start"):
         start_stack(dead, only=("redis",), say=said.append)
-    assert any(f"NOWRANK_REDIS is '{dead.redis}', but nothing answered there" in line for line in said)
+    shown = f"{address},password=***,***"
+    assert any(f"NOWRANK_REDIS is '{shown}', but nothing answered there" in line for line in said)
+    assert "hunter2" not in "".join(said)
     assert running_stack(own.state_dir) is None
 
 

@@ -12,11 +12,13 @@ from features.item import ItemState
 from features.item_table import ItemTable
 from features.model_inputs import request_inputs
 from features.vector import COLUMN_NAMES, COLUMNS, Context, pair_matrix
-from infra.errors import ArtifactInvalid, SchemaMismatch
-from model.artifact import CARD, FILES, Artifact, load_artifact
+from infra.errors import ArtifactInvalid, BadInput, SchemaMismatch
+from model.artifact import CARD, FILES, Artifact, install_artifact, load_artifact
 from model.replay import Replay
 from model.train import TrainReport
+from nowrank.cli import main
 from streams.labels import Log
+from tests.serving.untrained import save_untrained_artifact
 
 Trained = tuple[Path, TrainReport]
 
@@ -156,3 +158,63 @@ def test_loading_an_artifact_imports_neither_torch_nor_onnx(trained: Trained) ->
         [sys.executable, "-c", program, str(trained[0])], capture_output=True, text=True, check=True, timeout=60
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("place", "why"), [("plays.jsonl", "is a file"), ("", "holds other files (plays.jsonl)")])
+def test_what_is_no_artifact_is_never_replaced_by_one_and_that_is_said_before_any_work(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, why: str
+) -> None:
+    (tmp_path / "plays.jsonl").write_text("dear")
+    with pytest.raises(BadInput) as refused:
+        install_artifact(trained[0], tmp_path / place)
+    assert why in str(refused.value)
+    for command in (["train", "absent.jsonl", "--out"], ["promote", str(trained[0]), "--log", "absent", "--current"]):
+        assert main([*command, str(tmp_path / place)]) == 1
+        assert why in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["plays.jsonl"]
+    assert (tmp_path / "plays.jsonl").read_text() == "dear"
+
+
+def test_an_artifact_takes_the_place_of_an_earlier_one_in_a_folder_that_stays(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tmp_path.stat().st_ino  # of a mount point, or of where a shell is, no other folder can take the place
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        install_artifact(trained[0], Path())
+        assert {path.name for path in tmp_path.iterdir()} == {*FILES, CARD}
+    assert load_artifact(tmp_path).version == trained[1].card.version
+    assert tmp_path.stat().st_ino == before
+
+
+def test_what_cannot_take_its_place_is_kept_and_named_and_the_card_comes_last(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / CARD).mkdir()
+    with pytest.raises(BadInput, match=f"the artifact is done, .* {CARD} last") as failed:
+        install_artifact(trained[0], tmp_path)
+    [kept] = tmp_path.glob(".new-*")
+    assert str(kept) in str(failed.value)
+    assert [path.name for path in kept.iterdir()] == [CARD]
+    (tmp_path / CARD).rmdir()
+    (kept / CARD).rename(tmp_path / CARD)
+    assert load_artifact(tmp_path).version == trained[1].card.version
+    install_artifact(trained[0], tmp_path)  # what such a write leaves is in nobody's way
+
+
+def test_what_came_into_its_folder_during_a_training_costs_no_artifact(small_log: Log, tmp_path: Path) -> None:
+    save_untrained_artifact(tmp_path, small_log.items)
+    (tmp_path / "notes.txt").write_text("dear")
+    card = save_untrained_artifact(tmp_path, small_log.items, seed=1)
+    assert load_artifact(tmp_path).card == card
+    assert (tmp_path / "notes.txt").read_text() == "dear"
+
+
+def test_an_artifact_that_fails_leaves_nothing_and_takes_nothing_away(trained: Trained, copied: Path) -> None:
+    (copied / CARD).write_text("[]")
+    for path in (copied.parent / "new", copied.parent / "old"):
+        if path.name == "old":
+            install_artifact(trained[0], path)
+        with pytest.raises(ArtifactInvalid):
+            install_artifact(copied, path)
+    assert not (copied.parent / "new").exists()
+    assert load_artifact(copied.parent / "old").version == trained[1].card.version
+    assert {path.name for path in (copied.parent / "old").iterdir()} == {*FILES, CARD}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from infra.errors import BadInput, SchemaMismatch
-from model.data_set import MANIFEST, DataSet, read_data_set, read_manifest, write_data_set
+from model.data_set import FILES, MANIFEST, DataSet, read_data_set, read_manifest, write_data_set
 from model.train import build_data_set, train_on_data_set, train_on_log
 from nowrank.cli import main
 from streams.labels import Log
@@ -85,8 +85,26 @@ def test_a_damaged_or_missing_data_set_is_refused(built: tuple[DataSet, Path], t
         read_data_set(tmp_path / "copy")
 
 
-def test_a_folder_with_other_files_is_not_overwritten(built: tuple[DataSet, Path], tmp_path: Path) -> None:
-    (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(BadInput, match="holds other files"):
-        write_data_set(built[0], tmp_path)
-    assert (tmp_path / "letter.txt").read_text() == "dear"
+def test_a_folder_with_other_files_is_not_overwritten_even_if_one_is_called_as_the_manifest_is(
+    built: tuple[DataSet, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for names in (["letter.txt"], ["letter.txt", MANIFEST]):
+        for name in names:
+            (tmp_path / name).write_text("dear")
+        with pytest.raises(BadInput, match="holds other files"):
+            write_data_set(built[0], tmp_path)
+        assert main(["dataset", "absent.jsonl", "--out", str(tmp_path)]) == 1
+        assert "holds other files" in capsys.readouterr().err
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "dear")
+
+
+def test_a_data_set_takes_the_place_of_an_earlier_one_in_a_folder_that_stays(
+    built: tuple[DataSet, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tmp_path.stat().st_ino
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        write_data_set(built[0], Path())
+    assert read_data_set(tmp_path).items == built[0].items
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, MANIFEST}
+    assert tmp_path.stat().st_ino == before

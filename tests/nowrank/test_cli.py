@@ -101,6 +101,31 @@ def test_a_command_that_fails_says_why_in_one_line(
     assert capsys.readouterr().err.startswith("nowrank: no broker is set")
 
 
+@pytest.mark.parametrize(
+    ("command", "redis"),
+    [
+        ("features show u", "127.0.0.1:1,password=hunter2"),
+        ("features show u", "redis:1,password=a,hunter2"),
+        ("verify", "redis,password=hunter2"),
+        ("rebuild", "127.0.0.1:1,password=hunter2"),
+        ("rebuild", "redis,password=hunter2"),
+        ("skew", "redis,password=hunter2"),
+        ("canary", "redis,password=hunter2"),
+        ("canary", "redis:1,password=a,hunter2"),
+    ],
+)
+def test_the_stores_password_is_in_no_error(
+    command: str, redis: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NOWRANK_REDIS", redis)
+    monkeypatch.setenv("NOWRANK_KAFKA", "127.0.0.1:1")
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(tmp_path))
+    assert main(command.split()) != 0
+    said = "".join(capsys.readouterr())
+    assert "nowrank: " in said
+    assert "hunter2" not in said
+
+
 def test_a_command_of_two_words_goes_before_the_one_of_its_first_word(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -193,3 +193,58 @@ def test_connection_is_kept_for_many_requests() -> None:
                 part = one.recv(65536)
                 assert part, "the connection was closed"
                 received += part
+
+
+# What `curl --http2` and Java's HttpClient send on their first question.
+UPGRADE = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+    b"User-Agent: curl/8.5.0\r\nAccept: */*\r\nContent-Type: application/json\r\n"
+)
+LAST = b"GET /health/live HTTP/1.1\r\nHost: scorer\r\nConnection: close\r\n\r\n"
+
+
+def asks_for_another_protocol(is_chunked: bool, body: bytes = BODY) -> tuple[bytes, bytes]:
+    """The head and the body of a question."""
+    head = b"POST /rank HTTP/1.1\r\nHost: scorer\r\n" + UPGRADE
+    if is_chunked:
+        return head + b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (
+            body[:5],
+            len(body) - 5,
+            body[5:],
+        )
+    return head + b"Content-Length: %d\r\n\r\n" % len(body), body
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunks"])
+@pytest.mark.parametrize("packet_bytes", [1, 100, 65536], ids=["byte by byte", "a few packets", "one packet"])
+def test_request_that_asks_for_another_protocol_is_answered_with_its_body(packet_bytes: int, is_chunked: bool) -> None:
+    head, body = asks_for_another_protocol(is_chunked)
+    sent = (head + body) * 2 + LAST
+    with scorer(transfer_timeout_s=10.0) as client, connections(client) as (one,):
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for begin in range(0, len(sent), packet_bytes):
+            one.sendall(sent[begin : begin + packet_bytes])
+        said = read_to_end(one)
+        assert (said.count(b"HTTP/1.1 "), said.count(b"HTTP/1.1 200 OK")) == (3, 3)
+        assert said.count(b'"ranking_id"') == 2
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunks"])
+def test_body_after_an_upgrade_is_no_request_of_its_own(is_chunked: bool) -> None:
+    head, body = asks_for_another_protocol(is_chunked, body=b"GET /metrics HTTP/1.1\r\nHost: scorer\r\n\r\n")
+    with scorer(transfer_timeout_s=10.0) as client, connections(client) as (one,):
+        one.sendall(head[:-2] + b"Expect: 100-continue\r\n\r\n")
+        assert one.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"  # so that the body is a packet of its own
+        one.sendall(body + LAST)
+        said = read_to_end(one)
+        assert b"urn:nowrank:problem:malformed-json" in said
+        assert (said.count(b"HTTP/1.1 "), said.count(b"HTTP/1.1 200 OK")) == (2, 1)
+
+
+@pytest.mark.parametrize("target", [b"/rank", b"scorer:80"])
+def test_tunnel_is_refused_and_what_follows_is_not_read(target: bytes) -> None:
+    with scorer() as client, connections(client) as (one,):
+        one.sendall(b"CONNECT " + target + b" HTTP/1.1\r\nHost: scorer\r\n\r\n" + LAST)
+        said = read_to_end(one)
+        assert said.startswith(b"HTTP/1.1 400")
+        assert said.count(b"HTTP/1.1 ") == 1

@@ -26,6 +26,10 @@ def idle_row(item_id: str) -> ItemRow:
     return ItemRow(item_id, state, encode_contained({"deltas-0": 1}), None)
 
 
+def played_row(item_id: str, as_of_ms: int, total: float = 5.0) -> ItemRow:
+    return ItemRow(item_id, ItemState(as_of_ms=as_of_ms, sums=[total] * len(SUMS)), encode_contained({}), None)
+
+
 def fill(library: Library, *items: Item) -> None:
     asyncio.run(library.put_catalogue(Catalogue(items)))
     library.refresh(now_ms())
@@ -69,6 +73,22 @@ def test_what_is_new_stays_the_same_for_a_turn(library: Library) -> None:
         library.refresh(at_ms + shift_ms)
         offered.append(new_ids(library))
     assert offered[0] == offered[1] != offered[2]
+
+
+@pytest.mark.parametrize(("ahead_ms", "total"), [(2**63, 5.0), (10**15, 5.0), (0, 3e38), (0, 1e300)])
+def test_one_bad_row_takes_no_others_away_and_its_end_leaves_the_totals_as_they_were(
+    library: Library, ahead_ms: int, total: float
+) -> None:
+    at_ms = now_ms()
+    library.put_rows([played_row("t1", at_ms)])
+    alone = library.table.totals.priors(at_ms)
+    library.put_rows([played_row("bad", at_ms + ahead_ms, total), played_row("t2", at_ms)])
+    both = library.table.totals.priors(at_ms)
+    assert library.rows_count == 3
+    library.put_rows([ItemRow("bad", ItemState(), b"", None)])
+    assert library.table.totals.priors(at_ms) == both
+    library.put_rows([ItemRow("t2", ItemState(), b"", None)])
+    assert library.table.totals.priors(at_ms) == pytest.approx(alone)
 
 
 def test_titles_without_a_catalogue_may_be_new(library: Library) -> None:

@@ -3,18 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import msgspec
 import pytest
 import redis
 
 from features.delta import Delta, Entity, Signal
-from features.item import fold_item
+from features.item import SUMS, ItemState, fold_item
 from features.online_store import FencedStore
 from features.probe import probe_id
-from features.rows import CONTAINED_FIELD, ITEM
+from features.rows import CONTAINED_FIELD, ITEM, encode_value
+from features.spec import DType
 from infra.clock import now_ms
 from infra.redaction import hash_id
 from infra.settings import Settings
-from serving.near_cache import MAX_ROWS, ItemRow, NearCache
+from serving.near_cache import MAX_AHEAD_MS, MAX_ROWS, ItemRow, NearCache
 from tests.serving.world import wait_until
 
 
@@ -167,6 +169,47 @@ def test_row_that_cannot_be_decoded_becomes_empty_and_the_others_are_followed(
     assert False not in followed.states
     assert hash_id("i2") in caplog.text
     assert "i2" not in caplog.text.replace(hash_id("i2"), "")
+
+
+def put(redis_client: redis.Redis, settings: Settings, item_id: str, state: ItemState) -> None:
+    """Write over an item's row, as no worker would."""
+    packed = encode_value(DType.BYTES, msgspec.msgpack.encode(state))
+    redis_client.hset(ITEM.key(item_id, settings.feast_project), ITEM.packed_fields[0], packed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        ItemState(as_of_ms=2**63),
+        ItemState(as_of_ms=now_ms() + 86_400_000, sums=[1.0] * len(SUMS)),
+        ItemState(as_of_ms=now_ms(), sums=[3e38] * len(SUMS)),
+        ItemState(as_of_ms=now_ms(), sums=[1.0]),
+    ],
+    ids=["after all times", "tomorrow", "absurd sums", "too few sums"],
+)
+def test_row_that_no_fold_can_have_made_becomes_empty_and_the_log_says_how_to_repair_it(
+    followed: Followed,
+    settings: Settings,
+    store: FencedStore,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    state: ItemState,
+) -> None:
+    put(redis_client, settings, "i2", state)
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 2 and followed.plays("i2") == 0)
+    assert followed.rows["i2"] == ItemRow("i2", ItemState(), b"", followed.rows["i2"].changed_s)
+    assert False not in followed.states
+    assert hash_id("i2") in caplog.text
+    assert "nowrank rebuild" in caplog.text
+
+
+def test_row_of_a_broker_whose_clock_is_a_little_ahead_is_a_row(
+    followed: Followed, settings: Settings, redis_client: redis.Redis
+) -> None:
+    ahead = ItemState(as_of_ms=now_ms() + MAX_AHEAD_MS // 2, totals=[7] * 7)
+    put(redis_client, settings, "i2", ahead)
+    wait_until(lambda: followed.plays("i2") == 7)
 
 
 def test_key_that_holds_no_row_becomes_empty_and_the_others_are_followed(

@@ -16,10 +16,10 @@ import pytest
 
 from infra.embedded.child import dies_with_parent
 from infra.embedded.servers import free_port
-from infra.errors import ScorerUnavailable, SettingsError
+from infra.errors import ScorerUnavailable
 from infra.settings import Settings, child_environment
 from serving import processes
-from serving.processes import Address, check_count, run_processes
+from serving.processes import Address, run_processes
 from tests.serving.world import metric, wait_until
 
 QUESTION = {"user_id": "ann", "task": "pre_query", "log": False}
@@ -166,9 +166,3 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ScorerUnavailable, match=f"cannot listen on 127.0.0.1:{port}"):
             run_processes(Settings(state_dir=tmp_path, scorer_processes=2), Address("127.0.0.1", port))
-
-
-@pytest.mark.parametrize("count", [0, -1, 65])
-def test_a_number_of_processes_that_cannot_be_is_refused(count: int) -> None:
-    with pytest.raises(SettingsError, match=f"NOWRANK_SCORER_PROCESSES is {count}"):
-        check_count(count)

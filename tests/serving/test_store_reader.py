@@ -3,11 +3,13 @@
 import asyncio
 from dataclasses import replace
 
+import msgspec
 import pytest
 import redis
 
 from features.engagement import Kind
-from features.rows import CONTAINED_FIELD, QUERY, USER
+from features.rows import CONTAINED_FIELD, QUERY, USER, RowFamily, encode_value
+from features.spec import DType
 from infra.clock import now_ms
 from infra.errors import StoreTimeout, StoreUnavailable
 from infra.redaction import hash_id
@@ -79,6 +81,27 @@ def test_rows_that_cannot_be_decoded_count_as_missing_and_the_others_are_read(
     assert set(rows.targets) == {"source_item", "country"}
     assert f"the row of user {hash_id('ann')} counts as missing" in caplog.text
     assert " ann " not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("family", "value", "state"),
+    [
+        (QUERY, "far", [1, {"t1": [1, [1], [1.0]]}]),
+        (QUERY, "far", [1, {"t1": [1, [1, 1, 1], [1.0, float("nan"), 1.0]]}]),
+        (QUERY, "far", [1, {"t1": [2**63, [1, 1, 1], [1.0, 1.0, 1.0]]}]),
+        (USER, "ann", {"plays-0": [{"t1": [1, float("inf")]}, {}]}),
+        (USER, "ann", {"plays-0": [{}, {"t1": [1, "e", 99, 1]}]}),
+    ],
+)
+def test_rows_that_no_fold_can_have_made_count_as_missing_and_the_others_are_read(
+    filled: Settings, redis_client: redis.Redis, family: RowFamily, value: str, state: object
+) -> None:
+    packed = encode_value(DType.BYTES, msgspec.msgpack.encode(state))
+    redis_client.hset(family.key(value, filled.feast_project), family.packed_fields[-1], packed)  # type: ignore[arg-type]
+    rows = read(filled, RowKeys("ann", "far", "t2", "DE"), now_ms())
+    assert (rows.store, set(rows.invalid), rows.contained[family.name]) == ("ok", {family.name}, {})
+    assert rows.user_status == ("default" if family is USER else "fresh")
+    assert set(rows.targets) == {"query", "source_item", "country"} - {family.name}
 
 
 def test_key_that_holds_no_row_counts_as_missing_is_named_once_and_is_no_failure_of_the_store(

@@ -29,7 +29,7 @@ from features.user import fold_user
 from infra.clock import monotonic_s, now_ms
 from infra.embedded import EmbeddedServers
 from infra.embedded.servers import free_port
-from infra.errors import BrokerUnavailable, SettingsError
+from infra.errors import BrokerUnavailable
 from infra.metrics import Metrics
 from infra.settings import Settings, child_environment
 from streams.canary import Canary, Probe, make_probes
@@ -210,12 +210,6 @@ def test_probes_cover_every_partition_of_events_and_of_deltas_and_are_always_the
         assert users == items == numbers
         assert probes == make_probes("canary-0", partitions)
         assert not set(probes) & set(make_probes("canary-1", partitions))
-
-
-def test_intervals_that_would_not_rest_are_refused(topics: Settings) -> None:
-    for name in ("canary_interval_s", "canary_timeout_s"):
-        with pytest.raises(SettingsError, match="must be more than 0"):
-            Canary(replace(topics, **{name: 0.0}), Metrics("canary"))
 
 
 def test_no_broker_and_no_store_are_lost_probes_and_no_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from zlib import crc32
 
+import msgspec
 import pytest
 import redis
 from hypothesis import HealthCheck, given
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from features.engagement import Coordinate
 from features.item import ItemState
 from features.online_store import FencedStore, read_states
-from features.rows import COUNTRY, FOLDS, ITEM, QUERY, SOURCE_ITEM, TARGET_FAMILIES, USER, RowFamily
+from features.rows import COUNTRY, FOLDS, ITEM, QUERY, SOURCE_ITEM, TARGET_FAMILIES, USER, RowFamily, encode_value
+from features.spec import DType
 from features.text import MAX_QUERY_CHARS
 from features.user import UserState, fold_user
-from infra.errors import StoreFenced
+from infra.errors import RowInvalid, StoreFenced
 from infra.metrics import Metrics
 from infra.redaction import hash_id
 from infra.settings import Settings
@@ -312,6 +314,44 @@ def test_a_bad_record_becomes_a_dead_letter_and_nothing_else_is_lost(
     ]
     logs.records.remove(bad)
     assert_rows_equal_the_log(settings, redis_client, logs)
+
+
+@pytest.mark.parametrize(
+    ("family", "value", "state"),
+    [
+        (ITEM, "i1", ItemState(as_of_ms=BEGIN_MS, sums=[1.0] * 3)),
+        (COUNTRY, "DE", [BEGIN_MS, {"i1": [BEGIN_MS, [1, 1, 1], [1.0, float("nan"), 1.0]]}]),
+        (USER, "u1", {"clicks-0": [{"i1": [2**63, 1.0]}, {}]}),
+    ],
+    ids=["item", "country", "user"],
+)
+def test_a_row_that_no_fold_can_have_made_ends_the_worker_and_no_event_is_lost_by_it(
+    settings: Settings, redis_client: redis.Redis, logs: Logs, family: RowFamily, value: str, state: object
+) -> None:
+    key, packed = family.key(value, PROJECT), encode_value(DType.BYTES, msgspec.msgpack.encode(state))
+    for number in range(2):
+        event_id = f"0123456789abcde{number}"
+        logs.publish(Click(event_id=event_id, user_id="u1", item_id="i1", country="DE", event_ts_ms=BEGIN_MS))
+        if number == 0:
+            work(settings, logs)
+            redis_client.hset(key, family.packed_fields[-1], packed)  # type: ignore[arg-type]
+    with pytest.raises(RowInvalid, match="nowrank rebuild"):
+        work(settings, logs)
+    assert logs.dead == []
+    redis_client.flushdb()  # as `nowrank rebuild` does
+    work(settings, logs)
+    assert_rows_equal_the_log(settings, redis_client, logs)
+
+
+@pytest.mark.parametrize("broker_ts_ms", [-1, 2**62])
+def test_an_event_with_a_brokers_time_that_no_row_may_hold_is_a_dead_letter(
+    settings: Settings, redis_client: redis.Redis, logs: Logs, broker_ts_ms: int
+) -> None:
+    event = Click(event_id="0123456789abcdef", user_id="u1", item_id="i1", event_ts_ms=1)
+    logs.publish(event, broker_ts_ms)
+    for _ in range(2):
+        work(settings, logs)
+    assert [letter.reason for letter in logs.dead] == ["invalid_field"]
 
 
 def test_an_event_slightly_in_the_future_is_clamped_to_the_brokers_time(

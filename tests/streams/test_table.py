@@ -1,5 +1,6 @@
 """Anyone's own tables: each row becomes an event or a title, or is rejected with its number, field and rule."""
 
+import errno
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from streams.progress import progress_bar
 from streams.sources.log_files import LogSource, load_log
 from streams.sources.shift import NEWEST_AGE_MS
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
+from streams.sources.table_files import open_table
 
 NOW_MS = 1_700_000_000_000
 PLAIN = TableOptions()
@@ -424,6 +426,38 @@ def test_the_import_command_says_what_is_missing(
     assert "nowrank data get movielens-100k" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.jsonl", "e.parquet"])
+def test_a_file_that_may_not_be_read_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def closed(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")  # to root nothing is closed
+
+    path = written(tmp_path / name, "x")
+    monkeypatch.setattr(Path, "open", closed)
+    monkeypatch.setattr(parquet, "ParquetFile", closed)
+    with pytest.raises(BadInput, match=f"{name} cannot be read: Permission denied; see who may read it"):
+        open_table(path)
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e.jsonl"])
+def test_a_file_whose_disk_fails_while_it_is_read_is_said_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/proc/self/mem")  # opens; nothing is at its beginning
+    with pytest.raises(BadInput, match="cannot be read: Input/output error"):
+        list(open_table(tmp_path / name)[1])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["import", "--dry-run"], ["import", "--dry-run", "--rejects"], ["evaluate"], ["train", "history", "--out"]],
+)
+def test_a_file_that_cannot_even_be_looked_for_is_said_so_and_not_of_the_file_to_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    writes = command[-1] in ("--rejects", "--out")
+    name = f"{'x' * 300}.csv"
+    assert main([*command, *([str(tmp_path / "new")] if writes else []), name]) == 1
+    assert f"{name} cannot be read: File name too long" in capsys.readouterr().err
+
+
 class LosesItsBroker:
     """A producer that cannot send its second chunk, and learns that two of the first one were lost."""
 
@@ -452,9 +486,22 @@ def test_a_file_of_rejects_that_cannot_be_written_is_said_before_anything_is_pub
 ) -> None:
     user = f"user-{uuid.uuid4()}"
     path = written(tmp_path / "e.csv", f"type,user_id,item_id,event_ts_ms\nclick,{user},i,5\n")
-    assert main(["import", str(path), "--rejects", str(tmp_path / "absent" / "r.jsonl")]) == 1
-    assert "No such file or directory" in capsys.readouterr().err
+    assert main(["import", str(path), "--rejects", str(path / "r.jsonl")]) == 1
+    assert "e.csv is a file; name another path" in capsys.readouterr().err
     assert clicks_of(environment, user) == []
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--items", "--dry-run"], []])
+def test_rejected_rows_are_not_written_over_the_file_that_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    path = written(tmp_path / "e.csv", "type,user_id,item_id,event_ts_ms\nclick,u,i,soon\n")
+    before, link = path.read_bytes(), tmp_path / "link.csv"
+    link.symlink_to(path)
+    for given in (path, link):
+        assert main(["import", str(path), "--rejects", str(given), *options]) == 1
+        assert "is also what is read" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_an_address_that_is_none_is_said_so(

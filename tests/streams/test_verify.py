@@ -14,10 +14,11 @@ from kafka import KafkaProducer
 from features.online_store import CHECKPOINT_KEY, FencedStore, connect, read_states
 from features.rows import ITEM, USER, encode_row, encode_value, feature_field
 from features.spec import DType
-from infra.errors import BrokerUnavailable
+from infra.errors import BrokerUnavailable, StoreUnavailable
 from infra.metrics import Metrics
 from nowrank.cli import main
 from streams.audit.log_reader import LogReader
+from streams.audit.store_snapshot import count_keys
 from streams.audit.verify import VerifyReport, verify_store
 from streams.checkpoints import Checkpoint, decode_checkpoints, encode_checkpoint
 from streams.progress import Advance
@@ -251,3 +252,8 @@ def test_a_broker_that_is_away_is_said_so(
     monkeypatch.setenv("NOWRANK_REDIS", "127.0.0.1:1")
     assert main(["verify"]) == 2
     assert "127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_store_that_does_not_answer_is_named_without_its_password() -> None:
+    with pytest.raises(StoreUnavailable, match=r"'127.0.0.1:1,password=\*\*\*' does not answer"):
+        count_keys("127.0.0.1:1,password=hunter2")
