@@ -14,7 +14,7 @@ from infra.errors import BadInput
 from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
-from model.log_arguments import add_log_arguments, counted, log_of, share
+from model.log_arguments import add_log_arguments, counted, from_zero, log_of, seed, share
 from model.served_commands import SERVED, served_arguments, train_from_served
 
 
@@ -23,7 +23,7 @@ def dataset_arguments(parser: argparse.ArgumentParser) -> None:
     add_log_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the data set goes")
     parser.add_argument("--labels", type=counted, metavar="N", help="about N training examples (default: 30000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of labels and negatives (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draw of labels and negatives (default: 0)")
     parser.epilog = """examples:
   nowrank dataset --out built && nowrank train --dataset built
   nowrank dataset events.csv --type click --out built"""
@@ -59,7 +59,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FOLDER", help="where the artifact goes (default: where the scorer looks for it)"
     )
     parser.add_argument(
-        "--budget-s", type=float, default=150.0, help="no training round begins that would end later (default: 150)"
+        "--budget-s", type=from_zero, default=150.0, help="no training round begins that would end later (default: 150)"
     )
     parser.add_argument("--labels", type=counted, metavar="N", help="train on about N labels (default: 30000)")
     parser.add_argument(
@@ -70,7 +70,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         help="so many of the titles go without their ids in each step, so that words and counts must do (default: as "
         "many as the middle part's titles are unknown to the training part, 0.1 to 0.9)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of everything random (default: 0)")
     parser.add_argument("--threads", type=counted, default=2, help="threads that torch may use (default: 2)")
     parser.add_argument(
         "--personalisation",
@@ -226,7 +226,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resamples", type=counted, default=2000, help="of the bootstrap behind the intervals (default: 2000)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draw and the bootstrap (default: 0)")
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="the result as JSON, to FILE or to standard output"
     )

@@ -18,7 +18,7 @@ from infra.connected import require_broker
 from infra.errors import ArtifactInvalid, NowrankError, SchemaMismatch
 from infra.logs import QUIET
 from infra.settings import Settings, load_settings
-from model.log_arguments import MOVIELENS, counted
+from model.log_arguments import add_log_arguments, counted, from_zero, seed
 
 if TYPE_CHECKING:
     from model.artifact import Artifact
@@ -35,6 +35,7 @@ then picks it up by itself, whole
 
 examples:
   nowrank promote build/candidate                              judged on what it was trained from
+  nowrank promote build/candidate --log plays.csv --items titles.jsonl --map customer=user_id
   nowrank promote build/candidate --current /models/today --from served
   nowrank promote build/candidate --dry-run                    only say what would happen
 
@@ -119,22 +120,22 @@ def promote_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(LOG, SERVED),
         help="what to judge on (default: what the candidate learned from)",
     )
-    parser.add_argument("--log", default=MOVIELENS, help=f"with --from log: the log (default: {MOVIELENS})")
+    add_log_arguments(parser.add_argument_group("with --from log, as for `nowrank train`"), named=True)
     parser.add_argument(
         "--max-labels", type=counted, metavar="N", help="with --from log: at most N labels of each task (default: all)"
     )
     parser.add_argument(
-        "--margin", type=float, default=0.01, help="how much worse NDCG@10 may be, as a share (default: 0.01)"
+        "--margin", type=from_zero, default=0.01, help="how much worse NDCG@10 may be, as a share (default: 0.01)"
     )
     parser.add_argument(
         "--ece",
-        type=float,
+        type=from_zero,
         default=0.5,
         metavar="BOUND",
         help="greatest calibration error, as a share of the mean label (default: 0.5)",
     )
     parser.add_argument("--resamples", type=counted, default=1000, help="of the bootstrap (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw and the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draw and the bootstrap (default: 0)")
     parser.add_argument("--join-again", action="store_true", help="join labels from the events, whatever `labels` says")
     parser.add_argument("--dry-run", action="store_true", help="judge, and leave everything as it is")
     parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
@@ -195,16 +196,17 @@ def _judge(
     settings: Settings,
     progress: "Progress",
 ) -> "list[TaskVerdict]":
-    from model.promotion import judge_on_log, judge_on_served
+    from model.promotion import check_log, judge_on_log, judge_on_served
 
     candidate, current = artifacts
     if source == SERVED:
         return judge_on_served(candidate, current, _read(settings, args.join_again), bounds, progress)
     from model.evaluate import artifact_parts
-    from model.log_arguments import log_named
+    from model.log_arguments import log_of
     from model.roles import choose_labels, choose_others
 
-    log = log_named(args.log, settings)
+    log = log_of(args, settings)
+    check_log(candidate, log)
     begin_ms = max(artifact_parts(one, log).middle_end_ms for one in artifacts if one is not None)
     tested = [label for label in log.labels if label.ts_ms >= begin_ms]
     rng = np.random.default_rng(args.seed)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.engagement import Task
+from features.engagement import TASK_NAMES, Task
 from infra import clock
 from infra.errors import BadInput
 from model.artifact import Card, save_artifact
@@ -104,6 +104,7 @@ def train_on_data_set(
             "calibration": calibrate(logits_BK, data.calibration, len(Task)),
             "config": asdict(replace(config, model=model.config)),
             "training": counts
+            | {"tasks": [name for name, task in TASK_NAMES.items() if task in data.train.requests["task"]]}
             | {"shift_ms": data.shift_ms, "titles_begin": pretrained.identity if pretrained is not None else None}
             | asdict(data.split),
             "metrics": {"middle_loss": min(losses[1]), "middle_sampled_ndcg10": ndcg10},

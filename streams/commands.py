@@ -52,13 +52,17 @@ def data(args: argparse.Namespace) -> int:
 
 def import__arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank import`."""
-    parser.add_argument("file", help=f"a .csv, .tsv, .jsonl, .ndjson or .parquet file, or {MOVIELENS}")
+    parser.add_argument(
+        "file", help=f"a .csv, .tsv, .jsonl, .ndjson or .parquet file, a folder of .parquet files, or {MOVIELENS}"
+    )
     parser.add_argument("--items", action="store_true", help="the file is a catalogue of titles, not of events")
     parser.add_argument(
         "--map", action="append", default=[], metavar="THEIRS=OURS", help="the file's column THEIRS is our field OURS"
     )
     parser.add_argument("--type", choices=("play", "click", "thumb"), help="type of the rows that name none")
-    parser.add_argument("--time-unit", choices=("ms", "s"), default="ms", help="unit of the file's times (default: ms)")
+    parser.add_argument(
+        "--time-unit", choices=("ms", "s"), default="ms", help="unit of times that are numbers (default: ms)"
+    )
     parser.add_argument(
         "--keep-time",
         action="store_true",
@@ -73,6 +77,8 @@ def import__arguments(parser: argparse.ArgumentParser) -> None:
   type (play, click, thumb), user_id, item_id, event_ts_ms; watched_ms, duration_ms (play); value (thumb: up,
   double_up, down, none); optional: event_id, session_id, ranking_id, position, task, query, source_item_id, country
 and of titles: item_id, title; optional: kind, genres, people, countries (a|b in CSV), year, available_from_ms, deleted
+times are numbers since 1970, Parquet's timestamps and dates (UTC where they name no zone), or ISO 8601 with Z or an
+offset; ids are text or whole numbers
 
 examples:
   nowrank import movielens-100k
@@ -114,7 +120,7 @@ def _rejects(args: argparse.Namespace) -> BinaryIO:
 def _import_with(args: argparse.Namespace, settings: Settings, producer: "Producer | None") -> "ImportSummary":
     from streams.imports import import_events, import_items, import_log
     from streams.progress import progress_bar
-    from streams.sources.table import TableOptions
+    from streams.sources.table import TableOptions, read_mapping
 
     if args.file == MOVIELENS and not Path(MOVIELENS).is_file():
         from streams.sources.movielens import load_movielens
@@ -122,22 +128,10 @@ def _import_with(args: argparse.Namespace, settings: Settings, producer: "Produc
 
         log = load_movielens(movielens_folder(settings.state_dir), None if args.keep_time else now_ms())
         return import_log(log, MOVIELENS, producer, progress_bar, only_items=args.items)
-    options = TableOptions(_rename(args.map), args.time_unit == "s", args.type)
+    options = TableOptions(read_mapping(args.map), args.time_unit == "s", args.type)
     if args.items:
         return import_items(Path(args.file), options, producer, progress_bar)
     return import_events(Path(args.file), options, now_ms(), producer, progress_bar, args.keep_time)
-
-
-def _rename(pairs: list[str]) -> dict[str, str]:
-    rename: dict[str, str] = {}
-    for pair in pairs:
-        theirs, equals, ours = pair.partition("=")
-        if not (theirs and equals and ours):
-            raise BadInput("invalid_field", f"--map {pair}: write it as THEIRS=OURS")
-        if theirs in rename or ours in rename.values():
-            raise BadInput("invalid_field", f"--map {pair}: {theirs!r} or {ours!r} is mapped twice")
-        rename[theirs] = ours
-    return rename
 
 
 def topics_arguments(parser: argparse.ArgumentParser) -> None:

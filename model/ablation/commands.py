@@ -11,7 +11,7 @@ from infra.settings import load_settings
 from model.ablation.question import RESAMPLES, SEEDS, TESTED, Question
 from model.ablation.variants import COMPARISONS
 from model.config import TrainConfig
-from model.log_arguments import add_log_arguments, counted, log_of
+from model.log_arguments import add_log_arguments, counted, log_of, seed
 
 
 def ablate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def ablate_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"test at most N labels of each task, drawn at random (default: {TESTED})",
     )  # fmt: skip
     add("--resamples", type=counted, default=RESAMPLES, help=f"of the bootstrap (default: {RESAMPLES})")
-    add("--seed", type=int, default=0, help="seed of the draws of labels and negatives (default: 0)")
+    add("--seed", type=seed, default=0, help="seed of the draws of labels and negatives (default: 0)")
     add("--threads", type=counted, default=1, help="threads that torch may use (default: 1)")
     add("--json", nargs="?", const="-", metavar="FILE", help="the result as JSON, to FILE or to standard output")
     parser.epilog = """tasks     one network for all tasks, or one for each

@@ -14,7 +14,7 @@ from infra.errors import BadInput
 from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
-from model.log_arguments import add_log_arguments, counted, log_of
+from model.log_arguments import add_log_arguments, counted, from_zero, log_of, seed
 
 if TYPE_CHECKING:
     from model.history.histories import Histories
@@ -36,9 +36,9 @@ def train_history_arguments(parser: argparse.ArgumentParser) -> None:
     add("--encoder", choices=["sasrec", "hstu"], default=sizes.encoder, help="(default: %(default)s)")
     add("--windows", choices=["on", "off"], default="off", help="train on sliding windows of the whole history, or on "
         "the newest engagements only (default: off)")  # fmt: skip
-    add("--seed", type=int, default=training.seed, help="seed of everything random (default: 0)")
-    add("--budget-s", type=float, default=1800.0, help="no epoch begins that would end after so much processor time "
-        "(default: 1800)")  # fmt: skip
+    add("--seed", type=seed, default=training.seed, help="seed of everything random (default: 0)")
+    add("--budget-s", type=from_zero, default=1800.0, help="no epoch begins that would end after so much processor "
+        "time (default: 1800)")  # fmt: skip
     add("--resume", action="store_true", help="go on with the run in FOLDER; its own configuration counts")
     add("--threads", type=counted, default=training.threads, help="threads that torch may use (default: 1)")
     add("--core", type=counted, default=CORE, help="leave out users and titles with fewer engagements (default: 5)")
@@ -114,7 +114,7 @@ def evaluate_history_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=["validation", "test"], default="test", help="hyper-parameters are chosen on "
         "validation, claims are made on test (default: test)")  # fmt: skip
     parser.add_argument("--resamples", type=counted, default=2000, help="of the bootstrap over users (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON too")
     parser.epilog = """examples:
   nowrank evaluate history runs/sasrec runs/hstu --json encoders.json"""

@@ -4,8 +4,7 @@ Enters: a file whose columns are named as the wire fields (or are mapped to them
 title, or a `Rejection` with row number, field and rule; nothing is dropped. Called by the import command.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,12 @@ from streams.catalogue import convert_item
 from streams.events import FUTURE_LIMIT_MS, Click, Engaged, Play, Thumb, convert_engaged
 from streams.sources.derive import event_uuid
 from streams.sources.table_files import Row, open_table
+from streams.sources.table_values import field_value
 
 EVENT_FIELDS = ("type", *dict.fromkeys(name for struct in (Click, Play, Thumb) for name in struct.__struct_fields__))
 ITEM_FIELDS = Item.__struct_fields__
 NEEDED_EVENT_FIELDS = ("type", "user_id", "item_id", "event_ts_ms")
 NEEDED_ITEM_FIELDS = ("item_id", "title")
-
-WHOLE_NUMBERS = frozenset({"event_ts_ms", "position", "watched_ms", "duration_ms", "year", "available_from_ms"})
-TIMES = frozenset({"event_ts_ms", "available_from_ms"})
-LISTS = frozenset({"genres", "people", "countries"})
-LIST_SEPARATOR = "|"
-TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-SHOWN_CHARS = 60
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -51,6 +44,21 @@ class TableOptions:
     rename: Mapping[str, str] = field(default_factory=dict)
     times_in_s: bool = False
     default_type: str | None = None
+
+
+def read_mapping(pairs: Iterable[str]) -> dict[str, str]:
+    """Their columns' names to ours, of `THEIRS=OURS`; raises `BadInput` for anything else, and for a name that is given
+    twice.
+    """
+    rename: dict[str, str] = {}
+    for pair in pairs:
+        theirs, equals, ours = pair.partition("=")
+        if not (theirs and equals and ours):
+            raise BadInput("invalid_field", f"--map {pair}: write it as THEIRS=OURS")
+        if theirs in rename or ours in rename.values():
+            raise BadInput("invalid_field", f"--map {pair}: {theirs!r} or {ours!r} is mapped twice")
+        rename[theirs] = ours
+    return rename
 
 
 @dataclass(slots=True)
@@ -150,51 +158,18 @@ def _named_values(row: Row, options: TableOptions, known: frozenset[str], seen: 
         if name not in known:
             seen.ignored_columns.add(column)
         elif value is not None and not (row.is_text and value == ""):
-            values[name] = _value(name, value, row.is_text, options.times_in_s)
+            if name in values:
+                raise _taken_twice(row, options.rename, name)
+            values[name] = field_value(name, value, row.is_text, options.times_in_s)
     return values
 
 
-def _value(name: str, value: Any, is_text: bool, times_in_s: bool) -> Any:
-    if name in WHOLE_NUMBERS:
-        return _whole_number(name, value, is_text, in_s=times_in_s and name in TIMES)
-    if name in LISTS and is_text:
-        return [part.strip() for part in value.split(LIST_SEPARATOR) if part.strip()]
-    if name == "deleted" and is_text:
-        if value.strip().lower() not in TRUTHS:
-            raise InvalidEvent("invalid_field", f"{_shown(value)} is neither true nor false", name)
-        return TRUTHS[value.strip().lower()]
-    # Ids are often numbers in tables; an id is their text.
-    return str(value) if name.endswith("_id") and isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _whole_number(name: str, value: Any, is_text: bool, in_s: bool) -> int:
-    try:
-        given = _number_in(value.strip()) if is_text else value
-        if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
-            raise ValueError
-        number = given * 1000 if in_s else given
-        whole = round(number)
-        if not in_s and whole != number:
-            raise ValueError
-    except (ValueError, TypeError, OverflowError):
-        raise InvalidEvent(
-            "invalid_field", f"{_shown(value)} is no {'number of seconds' if in_s else 'whole number'}", name
-        ) from None
-    return whole
-
-
-def _number_in(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
+def _taken_twice(row: Row, rename: Mapping[str, str], name: str) -> InvalidEvent:
+    theirs = next(column for column in row.cells if column != name and rename.get(column) == name)
+    message = f"{theirs!r} is mapped to {name!r}, which the row has too; map that one too"
+    return InvalidEvent("invalid_field", message, name)
 
 
 def _rule(error: InvalidEvent) -> str:
     """The message without the place, which a rejection names by itself."""
     return error.message.partition(" - at `$")[0]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."

@@ -38,8 +38,8 @@ Table = tuple[list[str] | None, Iterator[Row]]
 
 
 def open_table(path: Path, is_wanted: Callable[[str], bool] = bool) -> Table:
-    """The columns (None where each row names its own) and the rows of a file; raises `BadInput`, and while the rows are
-    read too. Where columns stand apart, only those that are wanted are read.
+    """The columns (None where each row names its own) and the rows of a file, or of a folder of Parquet files; raises
+    `BadInput`, and while the rows are read too. Where columns stand apart, only those that are wanted are read.
     """
     with reading(path):
         columns, rows = _open(path, is_wanted)
@@ -63,6 +63,8 @@ def _rows_of(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def _open(path: Path, is_wanted: Callable[[str], bool]) -> Table:
+    if parts := parquet_parts(path):
+        return _open_parquet(parts, is_wanted)
     if not path.is_file():
         raise BadInput("not_found", f"{path} is no file")
     suffix = path.suffix.lower()
@@ -71,7 +73,7 @@ def _open(path: Path, is_wanted: Callable[[str], bool]) -> Table:
     if suffix in JSON_LINES:
         return None, _json_rows(path.open("rb"))
     if suffix == PARQUET:
-        return _open_parquet(path, is_wanted)
+        return _open_parquet([path], is_wanted)
     known = ", ".join((*DELIMITERS, *JSON_LINES, PARQUET))
     raise BadInput("unknown_format", f"{path} ends in {suffix!r}; files that end in {known} can be read")
 
@@ -170,32 +172,63 @@ def _json_row(number: int, line: bytes) -> Row:
     return Row(number, cells)
 
 
-def _open_parquet(path: Path, is_wanted: Callable[[str], bool]) -> Table:
+def parquet_parts(folder: Path) -> list[Path]:
+    """The Parquet files that a folder holds, by name."""
+    return sorted(path for path in folder.glob(f"*{PARQUET}") if path.is_file() and path.name[0] not in "._")
+
+
+def _open_parquet(paths: list[Path], is_wanted: Callable[[str], bool]) -> Table:
+    columns = _parquet_columns(paths[0])
+    for path in paths[1:]:
+        if (others := _parquet_columns(path)) != columns:
+            raise BadInput(
+                "malformed_file",
+                f"{path} has the columns {', '.join(others)}; {paths[0]} has {', '.join(columns)}: give each alone",
+            )
+    return columns, _parquet_rows(paths, [column for column in columns if is_wanted(column)])
+
+
+def _parquet_columns(path: Path) -> list[str]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(path)
+        with pyarrow.parquet.ParquetFile(path) as table:
+            return list(table.schema_arrow.names)
     except PermissionError:
         raise  # it may well be one
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput("malformed_file", f"{path} is no Parquet file: {error}") from error
-    columns = list(table.schema_arrow.names)
-    return columns, _parquet_rows(path, table, [column for column in columns if is_wanted(column)])
 
 
-def _parquet_rows(path: Path, table: Any, columns: list[str]) -> Iterator[Row]:
+def _parquet_rows(paths: list[Path], columns: list[str]) -> Iterator[Row]:
     import pyarrow
+    import pyarrow.parquet
 
     number = 0
-    try:
-        with table:
-            for batch in table.iter_batches(BATCH_ROWS, columns=columns):
-                for row in _batch_rows(batch, number):
-                    number = row.number
-                    yield row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput("malformed_file", f"{path} cannot be read beyond row {number}: {error}") from error
+    for path in paths:
+        try:
+            with pyarrow.parquet.ParquetFile(path) as table:
+                for batch in table.iter_batches(BATCH_ROWS, columns=columns):
+                    for row in _batch_rows(_in_utc(batch), number):
+                        number = row.number
+                        yield row
+        except (pyarrow.ArrowException, OSError) as error:
+            raise BadInput("malformed_file", f"{path} cannot be read beyond row {number}: {error}") from error
+
+
+def _in_utc(batch: Any) -> Any:
+    """The batch, its timestamps in UTC without saying so and no finer than milliseconds: Python has neither nanoseconds
+    nor every time zone.
+    """
+    import pyarrow
+
+    for place, column in enumerate(batch.columns):
+        if pyarrow.types.is_timestamp(column.type):
+            unit = "s" if column.type.unit == "s" else "ms"
+            plain = column.cast(pyarrow.timestamp(unit, column.type.tz), safe=False).cast(pyarrow.timestamp(unit))
+            batch = batch.set_column(place, batch.schema.names[place], plain)
+    return batch
 
 
 def _batch_rows(batch: Any, before: int) -> Iterator[Row]:

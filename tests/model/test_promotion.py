@@ -16,6 +16,8 @@ from model.promotion import Bounds, Tally, judge, judge_on_log, judge_on_served,
 from model.simulation.simulator import Plan
 from model.train import TrainReport
 from nowrank.cli import main
+from streams.catalogue import encode_item
+from streams.events import encode_event
 from streams.labels import Log
 from streams.served_log import ServedLog
 from tests.model.served_world import simulated_log, with_features
@@ -81,6 +83,12 @@ def test_a_candidate_that_is_as_good_passes_and_one_that_may_be_worse_does_not()
     assert bad.high < -0.02
     assert len(bad.reasons) == len(unsure.reasons) == 1
     assert judge({"search": tally(worse, current)}, True, Bounds(margin=0.05))[0].reasons == ()
+
+
+def test_a_margin_that_is_no_number_lets_nothing_pass() -> None:
+    current = [0.5] * 50
+    [verdict] = judge({"search": tally(current, current)}, True, Bounds(margin=float("nan")))
+    assert len(verdict.reasons) == 1
 
 
 def test_a_candidate_that_is_not_calibrated_is_refused_even_without_a_current_one() -> None:
@@ -162,10 +170,30 @@ def test_labels_that_are_not_positive_check_the_calibration_and_rank_nothing(
     for of_positive, of_all in zip(positive, all_of_it, strict=True):
         assert (of_all.requests, of_all.candidate) == (of_positive.requests, of_positive.candidate)
         assert of_all.base_rate < of_positive.base_rate
-    monkeypatch.setattr(log_arguments, "log_named", lambda name, settings: small_log)
+    monkeypatch.setattr(log_arguments, "log_of", lambda args, settings: small_log)
     main(["promote", str(trained[0]), "--current", str(tmp_path / "live"), "--from", "log", "--dry-run", "--json"])
     judged = json.loads(capsys.readouterr().out)["tasks"]
     assert [one["base_rate"] for one in judged] == [one.base_rate for one in all_of_it]
+
+
+def test_a_log_of_ones_own_is_read_as_training_reads_it_and_one_that_asks_something_else_is_refused(
+    small_log: Log, trained: tuple[Path, TrainReport], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events, titles, browsed = (tmp_path / name for name in ("events.jsonl", "titles.jsonl", "browsed.jsonl"))
+    lines = [encode_event(event).replace(b'"user_id"', b'"customer"') for event in small_log.events]
+    events.write_bytes(b"\n".join(lines))
+    browsed.write_bytes(b"\n".join(line for line in lines if b'"pre_query"' in line))
+    titles.write_bytes(b"\n".join(encode_item(item) for item in small_log.items))
+    judge_it = ["promote", str(trained[0]), "--current", str(tmp_path / "live"), "--from", "log", "--dry-run", "--json"]
+    as_trained = ["--map", "customer=user_id", "--items", str(titles)]
+    main([*judge_it, "--log", str(events), *as_trained])
+    judged = json.loads(capsys.readouterr().out)["tasks"]
+    assert [one["task"] for one in judged] == ["pre_query", "search", "more_like_this"]
+    assert main([*judge_it, "--log", str(events), *as_trained[:2]]) == 1
+    assert "of the 120 titles that the candidate knows, 0 are in this log by that name" in capsys.readouterr().err
+    assert main([*judge_it, "--log", str(browsed), *as_trained]) == 1
+    said = capsys.readouterr().err
+    assert "the candidate learned more_like_this, pre_query, search; this log has pre_query" in said
 
 
 def test_an_artifact_is_as_good_as_itself_on_served_rankings(served: ServedLog, untrained: Path) -> None:

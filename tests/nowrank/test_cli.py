@@ -44,6 +44,54 @@ def test_a_share_is_from_0_to_1(said: str, capsys: pytest.CaptureFixture[str]) -
     assert f"'{said}' is no share from 0 to 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command", ["dataset", "train", "train history", "evaluate", "evaluate history", "ablate", "promote"]
+)
+@pytest.mark.parametrize("said", ["-1", "1.5", "4294967296", "lucky"])
+def test_a_seed_is_a_whole_number_from_0_on_for_every_command(
+    command: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), f"--seed={said}"])
+    assert ended.value.code == 2
+    assert f"'{said}' is no whole number from 0 to 4294967295" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (["promote", "built", "--margin"], "finite number from 0 on"),
+        (["promote", "built", "--ece"], "finite number from 0 on"),
+        (["train", "--budget-s"], "finite number from 0 on"),
+        (["train", "history", "--budget-s"], "finite number from 0 on"),
+        (["evaluate", "--hours"], "finite number above 0"),
+    ],
+)
+@pytest.mark.parametrize("said", ["-0.1", "nan", "inf", "some"])
+def test_what_is_measured_is_a_number_that_can_be_compared_with(
+    words: list[str], rule: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *command, option = words
+    with pytest.raises(SystemExit) as ended:
+        main([*command, f"{option}={said}"])
+    assert ended.value.code == 2
+    assert f"'{said}' is no {rule}" in capsys.readouterr().err
+
+
+def test_no_hours_are_no_part_of_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--hours=0"])
+    assert ended.value.code == 2
+    assert "'0' is no finite number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["import --dry-run", "train", "evaluate", "dataset --out built"])
+def test_one_field_is_not_made_of_two_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, *rest = command.split()
+    assert main([name, "plays.csv", *rest, "--map", "customer=user_id", "--map", "member=user_id"]) == 1
+    assert "--map member=user_id: 'member' or 'user_id' is mapped twice" in capsys.readouterr().err
+
+
 def test_a_command_that_fails_says_why_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

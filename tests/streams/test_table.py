@@ -3,6 +3,8 @@
 import errno
 import json
 import uuid
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from streams.events import Click, Play, Thumb, decode_record
 from streams.imports import CHUNK, import_events
 from streams.log_ends import read_log_ends
 from streams.progress import progress_bar
+from streams.sources.log_files import LogSource, load_log
 from streams.sources.shift import NEWEST_AGE_MS
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
 from streams.sources.table_files import open_table
@@ -137,6 +140,96 @@ def test_parquet_that_python_has_no_values_for_is_named_by_its_row_unless_nobody
     assert seen.ignored_columns == {"made"}
 
 
+AT = datetime(2023, 11, 14, 12, 13, 20, 123_456, tzinfo=UTC)
+AT_MS = 1_699_964_000_123
+
+
+@pytest.mark.parametrize("in_s", [False, True])
+@pytest.mark.parametrize(
+    ("times", "at_ms"),
+    [
+        (pyarrow.array([AT], pyarrow.timestamp("ns", "Asia/Tokyo")), AT_MS),
+        (pyarrow.array([AT], pyarrow.timestamp("us", "Nowhere/None")), AT_MS),
+        (pyarrow.array([AT.replace(tzinfo=None)], pyarrow.timestamp("ns")), AT_MS),
+        (pyarrow.array([AT.replace(tzinfo=None)], pyarrow.timestamp("ms")), AT_MS),
+        (pyarrow.array([AT_MS // 1000], pyarrow.timestamp("s")), AT_MS - 123),
+        (pyarrow.array([AT.date()]), 1_699_920_000_000),
+        (pyarrow.array(["2023-11-14T21:13:20.123456+09:00"]), AT_MS),
+        (pyarrow.array([" 2023-11-14 12:13:20.123Z "]), AT_MS),
+    ],
+)
+def test_times_that_say_their_unit_are_taken_as_milliseconds_whatever_the_unit_of_numbers(
+    tmp_path: Path, times: Any, at_ms: int, in_s: bool
+) -> None:
+    rows = {"type": ["click"], "user_id": ["u"], "item_id": ["i"], "event_ts_ms": times}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "e.parquet")
+    (event,) = events_of(tmp_path / "e.parquet", TableOptions(times_in_s=in_s))
+    assert event.event_ts_ms == at_ms
+
+
+def test_times_in_text_files_may_be_iso_8601_with_an_offset(tmp_path: Path) -> None:
+    times = ("2023-11-14T12:13:20.123Z", "2023-11-14T12:13:20", "2023-11-14", f"{AT_MS}")
+    lines = "".join(f"click,u,i,{one}\n" for one in times)
+    results = events_of(written(tmp_path / "e.csv", f"type,user_id,item_id,event_ts_ms\n{lines}"))
+    assert [getattr(one, "event_ts_ms", None) for one in results] == [AT_MS, None, None, AT_MS]
+    assert results[1].message.startswith("'2023-11-14T12:13:20' is no time; give whole milliseconds since 1970, ")
+    assert results[1].message.endswith("ISO 8601 with Z or an offset")
+
+
+def test_whole_numbers_of_any_kind_are_ids_and_times_by_their_digits(tmp_path: Path) -> None:
+    shared = {"type": ["click"] * 4, "item_id": pyarrow.array([7, 8, None, 2**53], pyarrow.float64())}
+    users = pyarrow.array([Decimal("123456789012345678901"), Decimal("7.5"), Decimal(1), Decimal(1)])
+    times = pyarrow.array([Decimal("5.000")] * 4)
+    table = pyarrow.table({**shared, "user_id": users, "event_ts_ms": times})
+    parquet.write_table(table, tmp_path / "e.parquet")
+    good, *bad = events_of(tmp_path / "e.parquet")
+    assert (good.user_id, good.item_id, good.event_ts_ms) == ("123456789012345678901", "7", 5)
+    assert [(one.field, one.message) for one in bad[::2]] == [
+        ("user_id", "7.5 is no id; give text or a whole number"),
+        ("item_id", "9007199254740992.0 is no id; give text or a whole number"),
+    ]
+    assert (bad[1].reason, bad[1].field) == ("missing_field", "item_id")
+
+
+@pytest.mark.parametrize(
+    ("field", "column", "says"),
+    [
+        ("user_id", pyarrow.array([AT]), "a timestamp is no id"),
+        ("user_id", pyarrow.array([b"u"]), "binary data is no id"),
+        ("user_id", pyarrow.array([["u"]]), "a list is no id"),
+        ("event_ts_ms", pyarrow.array([timedelta(seconds=5)]), "a duration is no time; give whole milliseconds"),
+        ("event_ts_ms", pyarrow.array([True]), "a truth value is no time"),
+        ("position", pyarrow.array([AT.date()]), "a date is no whole number"),
+    ],
+)
+def test_what_a_field_cannot_be_made_of_is_called_by_its_kind(
+    tmp_path: Path, field: str, column: Any, says: str
+) -> None:
+    rows = {"type": ["click"], "user_id": ["u"], "item_id": ["i"], "event_ts_ms": [5], field: column}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "e.parquet")
+    (bad,) = events_of(tmp_path / "e.parquet")
+    assert (bad.reason, bad.field) == ("invalid_field", field)
+    assert says in bad.message
+
+
+def test_a_folder_of_parquet_parts_is_one_file_in_the_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "events.parquet"
+    folder.mkdir()
+    rows = {"type": ["click"] * 2, "user_id": ["u"] * 2, "item_id": ["i"] * 2}
+    for name, times in (("part-1.parquet", [7, -8]), ("part-0.parquet", [5, 6])):
+        parquet.write_table(pyarrow.table({**rows, "event_ts_ms": times}), folder / name)
+    written(folder / "_SUCCESS", "")
+    *good, bad = events_of(folder)
+    assert [event.event_ts_ms for event in good] == [5, 6, 7]
+    assert bad.row == 4
+    assert len(load_log(LogSource(str(folder)), tmp_path, NOW_MS).labels) == 1
+    parquet.write_table(pyarrow.table(rows), folder / "part-2.parquet")
+    with pytest.raises(
+        BadInput, match=r"part-2\.parquet has the columns type, user_id, item_id; .*part-0\.parquet has"
+    ):
+        events_of(folder)
+
+
 def test_a_damaged_parquet_file_says_how_far_it_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "e.parquet"
     rows = {"type": ["click"] * 3, "user_id": ["u"] * 3, "item_id": ["i"] * 3, "event_ts_ms": [5] * 3}
@@ -175,9 +268,23 @@ def test_a_bad_json_line_is_named_by_its_line(tmp_path: Path, line: str, reason:
     assert (first.user_id, first.item_id, first.event_ts_ms) == ("7", "8", 1)
 
 
+def test_a_json_line_that_has_a_field_and_a_column_mapped_to_it_is_named_by_both(tmp_path: Path) -> None:
+    shared = '"type":"click","item_id":"i","event_ts_ms":5'
+    rows = (
+        f'{{"user_id":"u","household":"h",{shared}}}',
+        f'{{"household":"h",{shared}}}',
+        f'{{"user_id":"u",{shared}}}',
+    )
+    path = written(tmp_path / "e.jsonl", "\n".join(rows))
+    bad, *good = events_of(path, TableOptions({"household": "user_id"}))
+    assert (bad.reason, bad.field) == ("invalid_field", "user_id")
+    assert "'household' is mapped to 'user_id', which the row has too" in bad.message
+    assert [event.user_id for event in good] == ["h", "u"]
+
+
 def test_a_rejection_reads_well(tmp_path: Path) -> None:
-    path = written(tmp_path / "e.csv", "type,user_id,item_id,event_ts_ms\nclick,u,i,soon\n")
-    assert str(events_of(path)[0]) == "row 1: event_ts_ms: 'soon' is no whole number (invalid_field)"
+    path = written(tmp_path / "e.csv", "type,user_id,item_id,event_ts_ms,position\nclick,u,i,5,soon\n")
+    assert str(events_of(path)[0]) == "row 1: position: 'soon' is no whole number (invalid_field)"
 
 
 def test_columns_are_mapped_times_may_be_seconds_and_one_type_may_serve_all_rows(tmp_path: Path) -> None:

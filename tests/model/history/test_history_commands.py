@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import load_settings
+from infra.clock import now_ms
 from model.history.run_folder import load_encoder
-from model.log_arguments import log_named
 from model.replay_dataset import split_by_time
 from nowrank.cli import main
+from streams.sources.log_files import LogSource, load_log
 from tests.model.history.test_histories import write_sample
 
 SMALL = ["--epochs", "1", "--width", "8", "--heads", "1", "--blocks", "1", "--length", "4", "--core", "3"]
@@ -31,7 +31,7 @@ def test_a_run_over_the_training_part_keeps_where_it_was_cut(tmp_path: Path) -> 
     for part in ("train", "all"):
         assert main(["train", "history", log_path, "--part", part, "--out", str(tmp_path / part), *SMALL]) == 0
     cut, whole = (load_encoder(tmp_path / part)[1] for part in ("train", "all"))
-    assert cut.before_ms == split_by_time(log_named(log_path, load_settings())).train_end_ms
+    assert cut.before_ms == split_by_time(load_log(LogSource(log_path), tmp_path, now_ms())).train_end_ms
     assert whole.before_ms is None
     assert cut.histories != whole.histories
 
