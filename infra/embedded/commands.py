@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from infra.addresses import hide_password
 from infra.clock import now_ms
 from infra.embedded.control import run_stack, start_stack, stop_stack
 from infra.embedded.plan import PARTS
@@ -84,7 +85,7 @@ def status_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n  nowrank status\n  nowrank status --json | python -m json.tool\n\n"
         "Exit code 0 when every part is ready, 1 when nothing runs or a part is not ready."
     )
-    parser.add_argument("--json", action="store_true", help="print what stack.json holds")
+    parser.add_argument("--json", action="store_true", help="print what stack.json holds, but for a password")
 
 
 def status(args: argparse.Namespace) -> int:
@@ -93,6 +94,8 @@ def status(args: argparse.Namespace) -> int:
     running = running_stack(settings.state_dir.resolve())
     if running is not None:
         running["processes"] = [_with_true_state(process) for process in running["processes"]]
+        if running.get("redis"):
+            running["redis"] = hide_password(running["redis"])
     if args.json:
         print(json.dumps(running or {"state": "stopped", "processes": []}, indent=2))
     elif running is None:
@@ -129,7 +132,7 @@ def _table(running: dict[str, Any]) -> str:
         )
     for name, key in (("broker", "kafka"), ("redis", "redis")):
         if name in running.get("yours", []):
-            rows.append((name, "yours", "-", "-", "-", running[key].split(",password")[0]))
+            rows.append((name, "yours", "-", "-", "-", running[key]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{process['name']} {process['failure']}" for process in running["processes"] if process.get("failure")]

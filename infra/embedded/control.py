@@ -24,7 +24,7 @@ from infra.embedded.plan import PARTS, log_dir, module_command
 from infra.embedded.stack import Stack
 from infra.embedded.stack_file import end_leftovers, hold_lock, running_stack
 from infra.errors import StackError
-from infra.settings import Settings, child_environment, stack_lives
+from infra.settings import Settings, child_environment, stack_lives, unusable
 
 SUPERVISOR_LOG = "supervisor.log"
 STARTING_LOG = "supervisor.{}.starting"  # of a supervisor that does not hold the lock yet, or never will
@@ -97,7 +97,10 @@ def stop_stack(settings: Settings, *, say: Say = print) -> bool:
 
 def _start_in_background(settings: Settings, only: Collection[str], tied: bool, say: Say) -> dict[str, Any]:
     log_path = log_dir(settings) / STARTING_LOG.format(uuid.uuid4().hex)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable(settings.state_dir, error) from error
     with log_path.open("wb") as output, log_path.open("rb") as log, _interrupted_by_signals():
         child = subprocess.Popen(
             module_command("nowrank.cli", "up", "--only", ",".join(only)),

@@ -331,6 +331,22 @@ def test_servers_of_the_users_own_are_used_and_neither_started_nor_emptied(own: 
     assert client_of(topics.redis).get("row") == b"the user's"
 
 
+@pytest.mark.parametrize("shown_as", [(), ("--json",)])
+def test_status_hides_the_password_of_a_store_of_the_users_own(own: Settings, shown_as: tuple[str, ...]) -> None:
+    with hold_lock(own.state_dir):
+        given = {"kafka": "", "redis": "127.0.0.1:1,password=a,hunter2", "scorer_url": "", "yours": ["redis"]}
+        write_stack(own.state_dir, {**given, "state": "running", "pid": os.getpid(), "processes": []})
+        shown = run_cli(own, "status", *shown_as).stdout
+        (own.state_dir / "stack.json").unlink()
+    assert "127.0.0.1:1,password=***,***" in shown
+    assert "hunter2" not in shown
+
+
+def test_a_start_in_a_folder_that_cannot_be_made_says_so() -> None:
+    with pytest.raises(StackError, match="NOWRANK_STATE_DIR"):
+        start_stack(Settings(state_dir=Path("/proc/nope")), only=SERVERS, say=lambda line: None)
+
+
 def test_address_where_nothing_answers_is_named(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     address = f"127.0.0.1:{free_port()}"
