@@ -4,8 +4,11 @@ Enters: a `RankRequest`. Leaves: a `RankAnswer`, always: what is missing behind 
 `status` says so. Called by the API, in the event loop.
 """
 
+import asyncio
+import logging
 import math
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Literal
@@ -15,6 +18,7 @@ from features.text import normalise_query
 from features.vector import Context
 from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
+from infra.redaction import describe_failure
 from serving.candidates import Found, find_candidates, given_candidates
 from serving.contract import RankAnswer, RankRequest, Status
 from serving.drafted import merge_found, merge_scored
@@ -25,6 +29,8 @@ from serving.rankings_log import RankingsLog
 from serving.scorer import LoadedModel, Prepared, Scored, Scorer
 from serving.shared_scores import SharedScores
 from serving.store_reader import RowKeys, RowsRead, StoreReader
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Ranker:
 
     async def rank(self, request: RankRequest) -> RankAnswer:
         """The whole path; waits for nothing but the store, and for that at most `deadline_s`, or less on request."""
-        phases = _Phases(self.metrics)
+        phases = _Phases()
         at_ms = now_ms()
         task = TASK_NAMES[request.task]
         query = (normalise_query(request.query) if request.query is not None else "") or None
@@ -70,10 +76,8 @@ class Ranker:
         phases.end("answer")
 
         status = to_status(rows, has_model=sides[0][1] is not None)
-        self._count(status, ranked)
-        self.metrics.observe("nowrank_scorer_rank_seconds", phases.total_s, task=request.task)
-        if len(variants) == 1:
-            self.metrics.observe("nowrank_scorer_variant_seconds", phases.total_s, variant=variants[0])
+        # The caller need not wait for it: the answer goes out first.
+        asyncio.get_running_loop().call_soon(self._count, request.task, status, ranked, phases)
         return RankAnswer(
             ranking_id=ranked.ranking_id,
             model=ranked.model,
@@ -136,21 +140,33 @@ class Ranker:
             return given_candidates(request.items, request.pinned, request.blocked)
         return find_candidates(self.scorer, model, context, include_seen, request.pinned, request.blocked)
 
-    def _count(self, status: Status, ranked: Ranked) -> None:
-        for source, count in ranked.found.by_source.items():
-            self.metrics.count("nowrank_scorer_candidates_total", count, source=source)
-        for index in ranked.ordered.teams:
-            self.metrics.count("nowrank_scorer_interleaved_items_total", variant=ranked.team(index) or "")
-        if status.store != "ok":
-            self.metrics.count("nowrank_scorer_degraded_total", status=f"store_{status.store}")
-        if status.model != "ok":
-            self.metrics.count("nowrank_scorer_degraded_total", status=f"model_{status.model}")
-        if ranked.rows.invalid:
-            self.metrics.count("nowrank_scorer_degraded_total", status="row_invalid")
-        if status.user == "fresh":
-            self.metrics.observe(
-                "nowrank_scorer_feature_age_seconds", max(0, ranked.at_ms - ranked.rows.user_as_of_ms) / 1000
-            )
+    def _count(self, task: str, status: Status, ranked: Ranked, phases: "_Phases") -> None:
+        try:
+            for phase, took_s in phases.took_s.items():
+                self.metrics.observe("nowrank_scorer_phase_seconds", took_s, phase=phase)
+            self.metrics.observe("nowrank_scorer_rank_seconds", phases.total_s, task=task)
+            if len(ranked.variants) == 1:
+                self.metrics.observe("nowrank_scorer_variant_seconds", phases.total_s, variant=ranked.variant)
+            for source, count in ranked.found.by_source.items():
+                self.metrics.count("nowrank_scorer_candidates_total", count, source=source)
+            for index in ranked.ordered.teams:
+                self.metrics.count("nowrank_scorer_interleaved_items_total", variant=ranked.team(index) or "")
+            for degraded in _degraded(status, ranked.rows):
+                self.metrics.count("nowrank_scorer_degraded_total", status=degraded)
+            if status.user == "fresh":
+                age_ms = max(0, ranked.at_ms - ranked.rows.user_as_of_ms)
+                self.metrics.observe("nowrank_scorer_feature_age_seconds", age_ms / 1000)
+        except Exception as error:  # noqa: BLE001 - the loop would write what was asked to the log
+            log.error("a request was not counted\n%s", describe_failure(error, None))
+
+
+def _degraded(status: Status, rows: RowsRead) -> Iterator[str]:
+    if status.store != "ok":
+        yield f"store_{status.store}"
+    if status.model != "ok":
+        yield f"model_{status.model}"
+    if rows.invalid:
+        yield "row_invalid"
 
 
 def to_status(rows: RowsRead, *, has_model: bool) -> Status:
@@ -181,10 +197,10 @@ def _to_context(
 
 
 class _Phases:
-    """A stop watch that tells the metrics how long each phase took."""
+    """A stop watch; `took_s` holds the seconds of each phase."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self) -> None:
+        self.took_s: dict[str, float] = {}
         self._begin_s = self._last_s = monotonic_s()
 
     @property
@@ -195,5 +211,5 @@ class _Phases:
     def end(self, phase: str) -> None:
         """The time since the phase before is this one's."""
         at_s = monotonic_s()
-        self._metrics.observe("nowrank_scorer_phase_seconds", at_s - self._last_s, phase=phase)
+        self.took_s[phase] = at_s - self._last_s
         self._last_s = at_s
