@@ -427,7 +427,9 @@ def test_ctrl_c_during_the_start_leaves_nothing(own: Settings) -> None:
     dead = f"127.0.0.1:{free_port()}"  # the start waits for it some seconds
     environment = {**os.environ, "NOWRANK_STATE_DIR": str(own.state_dir), "NOWRANK_KAFKA": dead, "NOWRANK_REDIS": ""}
     command = [sys.executable, "-m", "nowrank.cli", "up", "--only", "redis"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as up:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=_with_default_signals
+    ) as up:
         until(lambda: any(p["state"] == "ready" for p in (running_stack(own.state_dir) or {}).get("processes", [])))
         redis_pid = process_of(own.state_dir, "redis")["pid"]
         up.send_signal(signal.SIGINT)
@@ -438,12 +440,20 @@ def test_ctrl_c_during_the_start_leaves_nothing(own: Settings) -> None:
     assert ended(redis_pid)
 
 
+def _with_default_signals() -> None:
+    """What runs the tests may ignore some, as `nohup` and a shell's `&` do, and its children would with it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_up_in_the_background_that_is_ended_while_it_waits_leaves_nothing(own: Settings, number: int) -> None:
     dead = f"127.0.0.1:{free_port()}"  # the start waits for it some seconds
     environment = {**os.environ, "NOWRANK_STATE_DIR": str(own.state_dir), "NOWRANK_KAFKA": dead, "NOWRANK_REDIS": ""}
     command = [sys.executable, "-m", "nowrank.cli", "up", "--detach", "--only", "redis"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as up:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=_with_default_signals
+    ) as up:
         until(lambda: any(p["state"] == "ready" for p in (running_stack(own.state_dir) or {}).get("processes", [])))
         redis_pid = process_of(own.state_dir, "redis")["pid"]
         up.send_signal(number)
