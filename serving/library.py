@@ -5,8 +5,8 @@ table, what may be recommended, what is trending, the title index. Owned by the 
 changes it; read by `rank.py`, `candidates.py` and `scorer.py`.
 """
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +150,7 @@ class Library:
                 self.content_version += 1
 
 
-def least_first(exposure_V: NDArray[np.float32], turn: int) -> list[int]:
+def least_first(exposure_V: NDArray[np.float32], turn: int) -> Iterator[int]:
     """The slots but 0 by rising exposure. Of equals, and often many titles have none at all, the one that came last and
     one by lot stand in turn: what has just come is offered at once, and what has waited for long is not forgotten. The
     same `turn` draws the same lots.
@@ -158,4 +158,8 @@ def least_first(exposure_V: NDArray[np.float32], turn: int) -> list[int]:
     slots = np.arange(1, len(exposure_V))
     lots = np.random.default_rng(turn).permutation(len(slots))
     by_age, by_lot = (slots[np.lexsort((among_equals, exposure_V[1:]))] for among_equals in (-slots, lots))
-    return list(dict.fromkeys(np.stack([by_age, by_lot], axis=1).ravel().tolist()))
+    offered: set[int] = set()
+    for slot in map(int, chain.from_iterable(zip(by_age, by_lot, strict=True))):  # no more than is asked for
+        if slot not in offered:
+            offered.add(slot)
+            yield slot
