@@ -134,7 +134,7 @@ def _to_context(question: Question, states: dict[str, Any], at_ms: int) -> Conte
         source_item_id=question.source_item_id,
         country=question.country,
         query_targets=states.get("query"),
-        source_targets=states.get("source_item"),
+        source_rows={question.source_item_id or "": states["source_item"]} if "source_item" in states else {},
         country_targets=states.get("country"),
         **given,
     )

@@ -4,6 +4,7 @@ Enters: a user's state. Leaves: the view's values, and the session derived from 
 1 and `vector.py`.
 """
 
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -27,6 +28,11 @@ def current_session(recent: list[Moment], now_ms: int) -> list[Moment]:
         begin -= 1
         next_ms = recent[begin].event_ts_ms
     return recent[begin:]
+
+
+def newest_titles(session: list[Moment], count: int) -> list[str]:
+    """The last `count` different titles of a session, the newest first."""
+    return list(islice(dict.fromkeys(moment.item_id for moment in reversed(session)), count))
 
 
 def last_queries(recent: list[Moment]) -> list[str]:

@@ -20,7 +20,7 @@ from features.engagement import Kind, Task
 from features.item_columns import ITEM_COLUMNS, item_columns
 from features.item_table import ITEM_GENRES, ItemTable
 from features.rates import log_share
-from features.session import current_session
+from features.session import current_session, newest_titles
 from features.tokens import GENRE_BUCKETS
 from features.top_targets import SIGNALS, TopTargetsState
 from features.user import Moment, UserState
@@ -34,6 +34,8 @@ _THUMB = int(Kind.THUMB)
 HISTORY_TITLES = 50
 # A row of top targets holds few titles, so that shares are larger than those in the catalogue.
 TARGET_SHARE_SCALE = 100.0
+# The newest titles of a session whose source rows are read; each weighs so much of the next newer one.
+SESSION_SOURCES, SESSION_FADE = 3, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("session_genres", "short"),
     Column("session_similarity", "short"),
     Column("session_ease", "short"),
+    Column("session_next", "short"),
 )
 COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 
@@ -78,7 +81,8 @@ COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 @dataclass(frozen=True)
 class Context:
     """Everything about a request that is not a candidate. `query` is normalised. Rows that could not be read are None.
-    Without `priors` (what `CatalogueTotals` says of the whole catalogue), those of the item table hold.
+    `source_rows` are those of the request's source and of `session_sources`, by title; it may hold others. Without
+    `priors` (what `CatalogueTotals` says of the whole catalogue), those of the item table hold.
 
     What is derived from the user's state is computed once, so the state must not change while its context is in use.
     """
@@ -90,7 +94,7 @@ class Context:
     source_item_id: str | None = None
     country: str | None = None
     query_targets: TopTargetsState | None = None
-    source_targets: TopTargetsState | None = None
+    source_rows: Mapping[str, TopTargetsState] = field(default_factory=dict)
     country_targets: TopTargetsState | None = None
     priors: tuple[float, ...] = ()
 
@@ -98,6 +102,16 @@ class Context:
     def session(self) -> list[Moment]:
         """The engagements of the user's open session, oldest first."""
         return current_session(self.user.recent, self.now_ms)
+
+    @property
+    def source_targets(self) -> TopTargetsState | None:
+        """The row of the request's source."""
+        return self.source_rows.get(self.source_item_id or "")
+
+    @cached_property
+    def session_targets(self) -> list[TopTargetsState | None]:
+        """The rows of the session's newest titles, the newest first."""
+        return [self.source_rows.get(item_id) for item_id in newest_titles(self.session, SESSION_SOURCES)]
 
     @cached_property
     def title_weights(self) -> dict[str, float]:
@@ -122,6 +136,11 @@ class Similarities:
     source_ease: Matrix
     history_ease: Matrix
     session_ease: Matrix
+
+
+def session_sources(user: UserState, now_ms: int) -> list[str]:
+    """The titles of the open session whose source rows a request needs, the newest first."""
+    return newest_titles(current_session(user.recent, now_ms), SESSION_SOURCES)
 
 
 def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: Similarities | None) -> Matrix:
@@ -158,6 +177,7 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
         session_genres,
         similar.session,
         similar.session_ease,
+        _next_column(table, slots, context),
     ]
     matrix = np.empty((len(slots), len(parts)), np.float32)
     for column, part in enumerate(parts):
@@ -214,14 +234,36 @@ def _target_columns(
     """
     if state is None or not state.targets:
         return np.zeros((3, len(slots)), np.float32)
+    decayed = _decayed_targets(state, now_ms, half_life_ms)
+    both = decayed.sum(axis=0)
+    columns = np.stack([*np.log1p(decayed), log_share(both, float(both.sum()), TARGET_SHARE_SCALE)])
+    return _of_candidates(slots, table.slots(state.targets), columns.astype(np.float32))
+
+
+def _next_column(table: ItemTable, slots: Slots, context: Context) -> Matrix:
+    """What members went to from the newest titles of the session: the candidates' shares of each title's row, added up
+    with the titles' weights, on a log scale (N,).
+    """
+    titles, shares = [], []
+    for place, state in enumerate(context.session_targets):
+        if state is not None and state.targets:
+            both = _decayed_targets(state, context.now_ms, source_item.HALF_LIFE_MS).sum(axis=0)
+            titles.append(table.slots(state.targets))
+            shares.append(SESSION_FADE**place / (both.sum() + 1.0) * both)
+    if not titles:
+        return np.zeros(len(slots), np.float32)
+    different, places = np.unique(np.concatenate(titles), return_inverse=True)
+    added = np.bincount(places, np.concatenate(shares), len(different))
+    return _of_candidates(slots, different, np.log1p(TARGET_SHARE_SCALE * added).astype(np.float32))
+
+
+def _decayed_targets(state: TopTargetsState, now_ms: int, half_life_ms: int) -> NDArray[np.float64]:
+    """The decayed clicks and plays of a row's targets (2, S)."""
     targets, size = state.targets.values(), len(state.targets)
     ages_ms = now_ms - np.fromiter([target.as_of_ms for target in targets], np.int64, size)
     sums = np.fromiter(chain.from_iterable([target.sums for target in targets]), np.float64, size * len(SIGNALS))
     sums = sums.reshape(size, len(SIGNALS)).T[1:]
-    decayed = np.maximum(sums, 0.0) * np.exp2(-np.maximum(ages_ms, 0) / half_life_ms)
-    both = decayed.sum(axis=0)
-    columns = np.stack([*np.log1p(decayed), log_share(both, float(both.sum()), TARGET_SHARE_SCALE)])
-    return _of_candidates(slots, table.slots(state.targets), columns.astype(np.float32))
+    return np.asarray(np.maximum(sums, 0.0) * np.exp2(-np.maximum(ages_ms, 0) / half_life_ms))
 
 
 def _thumbs(user: UserState) -> dict[str, int]:

@@ -90,7 +90,7 @@ class Replay:
             source_item_id=label.source_item_id,
             country=label.country,
             query_targets=self.targets[Entity.QUERY].get(query or ""),
-            source_targets=self.targets[Entity.SOURCE_ITEM].get(label.source_item_id or ""),
+            source_rows=self.targets[Entity.SOURCE_ITEM],
             country_targets=self.targets[Entity.COUNTRY].get(label.country or ""),
         )
 

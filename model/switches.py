@@ -12,13 +12,13 @@ from model.config import Personalisation, UnicornConfig
 # Columns that another recommender computed.
 AUXILIARY = ("_similarity", "_ease")
 # Columns that are counted from the stream for anybody; a title's age is not among them.
-COUNTED = ("item_", "query_", "source_item_", "country_")
+COUNTED = ("item_", "query_", "source_item_", "country_", "session_next")
 NOT_COUNTED = ("item_age_days",)
 
 
 def is_counted(column: Column) -> bool:
     """Whether a column holds streaming counts that are nobody's own."""
-    return column.part == "context" and column.name.startswith(COUNTED) and column.name not in NOT_COUNTED
+    return column.name.startswith(COUNTED) and column.name not in NOT_COUNTED
 
 
 def seen_columns(config: UnicornConfig) -> NDArray[np.bool_]:
@@ -27,8 +27,10 @@ def seen_columns(config: UnicornConfig) -> NDArray[np.bool_]:
 
 
 def _is_seen(column: Column, config: UnicornConfig) -> bool:
+    if is_counted(column) and not config.streaming_counts:
+        return False
     if column.part == "context":
-        return config.streaming_counts or not is_counted(column)
+        return True
     if not {"long": config.long, "short": config.short}[column.part]:
         return False
     if config.personalisation == Personalisation.SCORES:

@@ -11,6 +11,7 @@ by `rank.py`.
 | related | titles near to these, or to the one spelled most alike, by the model's vectors | few matches, model |
 | source | neighbours of the source title | model |
 | source_row | titles engaged from the source title | source row |
+| session_row | titles engaged from the newest titles of the open session | their source rows |
 | session | neighbours of the titles of the open session | model |
 | history | neighbours of what the member has always liked | model |
 | country | titles engaged in the country | country row |
@@ -23,7 +24,7 @@ Titles that the request pins are candidates before all of these; those that it b
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 
 from features import country, query, source_item
 from features.engagement import Kind, Task
@@ -46,6 +47,7 @@ SOURCES = (
     "related",
     "source",
     "source_row",
+    "session_row",
     "session",
     "history",
     "country",
@@ -54,7 +56,7 @@ SOURCES = (
     "pinned",
 )
 
-# Sources in order, with the most that each may bring.
+# Sources in order, with the most that each may bring: MAX_FOUND in all, so that none is left without room.
 BUDGETS: dict[Task, dict[str, int]] = {
     Task.SEARCH: {
         "title": 180,
@@ -66,15 +68,23 @@ BUDGETS: dict[Task, dict[str, int]] = {
         "trending": 100,
     },
     Task.MORE_LIKE_THIS: {
-        "source": 200,
-        "source_row": 100,
-        "session": 50,
-        "history": 50,
-        "country": 50,
+        "source": 150,
+        "source_row": 90,
+        "session_row": 40,
+        "session": 40,
+        "history": 40,
+        "country": 40,
+        "trending": 80,
+        "new": 20,
+    },
+    Task.PRE_QUERY: {
+        "session_row": 80,
+        "session": 120,
+        "history": 120,
+        "country": 60,
         "trending": 100,
         "new": 20,
     },
-    Task.PRE_QUERY: {"session": 150, "history": 150, "country": 100, "trending": 150, "new": 20},
 }
 
 
@@ -174,6 +184,9 @@ class _Bringing:
                 return self._targets(context.query_targets, query.HALF_LIFE_MS)
             case "source_row":
                 return self._targets(context.source_targets, source_item.HALF_LIFE_MS)
+            case "session_row":
+                rows = (self._targets(state, source_item.HALF_LIFE_MS) for state in context.session_targets)
+                return chain.from_iterable(rows)
             case "country":
                 return self._targets(context.country_targets, country.HALF_LIFE_MS)
             case "trending":

@@ -172,7 +172,7 @@ def _degraded(status: Status, rows: RowsRead) -> Iterator[str]:
 def to_status(rows: RowsRead, *, has_model: bool) -> Status:
     """What the answer could use."""
     level: Literal["full", "long_term_only", "popularity"] = "popularity"
-    if has_model and rows.store == "ok":
+    if has_model and (rows.store == "ok" or rows.user_status == "fresh"):
         level = "full"
     elif has_model and rows.user_status == "remembered":
         level = "long_term_only"
@@ -190,7 +190,7 @@ def _to_context(
         source_item_id=request.source_item_id,
         country=request.country,
         query_targets=rows.targets.get("query"),
-        source_targets=rows.targets.get("source_item"),
+        source_rows=rows.source_rows(request.source_item_id),
         country_targets=rows.targets.get("country"),
         priors=priors,
     )

@@ -1,4 +1,5 @@
-"""The rows of one request: user, query, source and country, in one round trip with a deadline.
+"""The rows of one request: user, query, source and country in one round trip, and then the source rows of what the user
+row says of the open session in a second one; both within one deadline.
 
 Enters: who asks for what, and a deadline. Leaves: `RowsRead`: states, the offsets that they contain, and what could
 not be read; never an exception. Called by `rank.py` in the event loop.
@@ -6,15 +7,18 @@ not be read; never an exception. Called by `rank.py` in the event loop.
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from features.rows import CONTAINED_FIELD, COUNTRY, QUERY, SOURCE_ITEM, USER, RowFamily, decode_contained, encode_value
+from features.source_item import OF_SESSION
 from features.spec import DType
 from features.top_targets import TopTargetsState
 from features.user import UserState
+from features.vector import session_sources
+from infra.clock import monotonic_s
 from infra.errors import RowInvalid, StoreTimeout, StoreUnavailable
 from infra.redaction import hash_id
 from serving.breaker import Breaker
@@ -22,6 +26,10 @@ from serving.redis_link import Command, RedisLink
 
 MAX_REMEMBERED = 2_000
 _NO_MOMENTS = encode_value(DType.BYTES, msgspec.msgpack.encode({}))
+
+# Which rows are to be read, by name.
+Wanted = dict[str, tuple[RowFamily, str]]
+StoreState = Literal["ok", "missing", "timeout"]
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +45,9 @@ class RowKeys(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RowsRead:
-    """What was read. `targets` are the top lists by entity; `contained` are the offsets in each row that was looked
-    for, by entity: none in a row that does not exist. `invalid` says by entity why its row cannot be decoded: such a
-    row counts as missing.
+    """What was read, by the row's name: its entity, or `source_item:TITLE` for the session's titles. `targets` are the
+    top lists; `contained` are the offsets in each row that was looked for: none in a row that does not exist. `invalid`
+    says why a row cannot be decoded: such a row counts as missing.
     """
 
     user: UserState = field(default_factory=UserState)
@@ -49,7 +57,13 @@ class RowsRead:
     stale: frozenset[str] = frozenset()
     invalid: dict[str, str] = field(default_factory=dict)
     contained: dict[str, dict[str, int]] = field(default_factory=dict)
-    store: Literal["ok", "missing", "timeout"] = "ok"
+    store: StoreState = "ok"
+
+    def source_rows(self, source_item_id: str | None) -> dict[str, TopTargetsState]:
+        """The source rows by title: those of the session's titles and that of the request's source."""
+        rows = {name.removeprefix(OF_SESSION): row for name, row in self.targets.items() if name.startswith(OF_SESSION)}
+        own = self.targets.get(SOURCE_ITEM.name)
+        return rows if own is None or source_item_id is None else {**rows, source_item_id: own}
 
 
 class StoreReader:
@@ -67,34 +81,47 @@ class StoreReader:
 
         `is_hurried`: the caller gives the store less time than it is meant to have.
         """
-        wanted = _wanted(keys)
-        commands: list[Command] = [
-            ("HMGET", family.key(value, self._project), *family.packed_fields, CONTAINED_FIELD)
-            for family, value in wanted
-        ]
         if self._link is None:
             return self._remembered_rows(keys.user_id, "missing", now_ms)
+        began_s = monotonic_s()
+        wanted = _wanted(keys)
         try:
-            with self._breaker.call(is_hurried=is_hurried):
-                replies = await self._link.execute(commands, timeout_s)
-        except StoreTimeout:
-            return self._remembered_rows(keys.user_id, "timeout", now_ms)
-        except StoreUnavailable:
-            return self._remembered_rows(keys.user_id, "missing", now_ms)
-        rows = _to_rows(wanted, replies, now_ms)
+            replies = await self._fetch(self._link, wanted, timeout_s, is_hurried=is_hurried)
+        except StoreUnavailable as error:
+            return self._remembered_rows(keys.user_id, _named(error), now_ms)
+        rows = _to_rows(_decoded(wanted, replies, now_ms))
         self._report(wanted, rows.invalid)
         self._remember(keys.user_id, replies[0][1] if rows.user_status == "fresh" else None)
+        of_session = _wanted_of_session(keys, rows.user, now_ms)
+        if not of_session:
+            return rows
+        try:
+            # How much time there is left for it is not the store's doing.
+            left_s = timeout_s - (monotonic_s() - began_s)
+            replies = await self._fetch(self._link, of_session, left_s, is_hurried=True)
+        except StoreUnavailable as error:
+            return replace(rows, store=_named(error))
+        rows = _with_session(rows, _decoded(of_session, replies, now_ms))
+        self._report(of_session, rows.invalid)
         return rows
+
+    async def _fetch(self, link: RedisLink, wanted: Wanted, timeout_s: float, *, is_hurried: bool) -> list[Any]:
+        commands: list[Command] = [
+            ("HMGET", family.key(value, self._project), *family.packed_fields, CONTAINED_FIELD)
+            for family, value in wanted.values()
+        ]
+        with self._breaker.call(is_hurried=is_hurried):
+            return await link.execute(commands, timeout_s)
 
     async def close(self) -> None:
         """Let go of the connection."""
         if self._link is not None:
             await self._link.close()
 
-    def _report(self, wanted: list[tuple[RowFamily, str]], invalid: dict[str, str]) -> None:
+    def _report(self, wanted: Wanted, invalid: dict[str, str]) -> None:
         """Say once of each row what is wrong with it: a row of a country is met by every other request."""
-        for family, value in wanted if invalid else ():
-            if (why := invalid.get(family.name)) is None or (family.name, value, why) in self._reported:
+        for name, (family, value) in wanted.items() if invalid else ():
+            if (why := invalid.get(name)) is None or (family.name, value, why) in self._reported:
                 continue
             if len(self._reported) >= MAX_REMEMBERED:
                 self._reported.clear()
@@ -110,7 +137,7 @@ class StoreReader:
         if len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
-    def _remembered_rows(self, user_id: str, store: Literal["missing", "timeout"], now_ms: int) -> RowsRead:
+    def _remembered_rows(self, user_id: str, store: StoreState, now_ms: int) -> RowsRead:
         """The history of a member seen lately, without the session, which may have moved on; stale beyond its limit."""
         history = self._remembered.get(user_id)
         if history is None:
@@ -124,43 +151,68 @@ class StoreReader:
         return RowsRead(user=user, user_status="remembered", user_as_of_ms=newest_ms, store=store)
 
 
-def _wanted(keys: RowKeys) -> list[tuple[RowFamily, str]]:
+def _wanted(keys: RowKeys) -> Wanted:
     targets = ((QUERY, keys.query), (SOURCE_ITEM, keys.source_item_id), (COUNTRY, keys.country))
-    return [(USER, keys.user_id), *((family, value) for family, value in targets if value)]
+    return {USER.name: (USER, keys.user_id), **{family.name: (family, value) for family, value in targets if value}}
 
 
-def _to_rows(wanted: list[tuple[RowFamily, str]], replies: list[Any], now_ms: int) -> RowsRead:
-    stale: set[str] = set()
-    invalid: dict[str, str] = {}
+def _wanted_of_session(keys: RowKeys, user: UserState, now_ms: int) -> Wanted:
+    """The source rows of the session's titles, but for the request's own source, which is read already."""
+    titles = session_sources(user, now_ms)
+    return {f"{OF_SESSION}{title}": (SOURCE_ITEM, title) for title in titles if title != keys.source_item_id}
+
+
+class _Decoded(NamedTuple):
+    """Rows by name: their states, the offsets in them, the newest event times of those that are stale, and why the
+    others cannot be decoded.
+    """
+
+    states: dict[str, Any]
+    contained: dict[str, dict[str, int]]
+    stale_as_of_ms: dict[str, int]
+    invalid: dict[str, str]
+
+
+def _decoded(wanted: Wanted, replies: list[Any], now_ms: int) -> _Decoded:
     # {}: there is no row, which is not the same as not read
-    contained: dict[str, dict[str, int]] = {family.name: {} for family, _ in wanted}
-    states: dict[str, Any] = {}
-    user_as_of_ms = 0
-    for (family, _), reply in zip(wanted, replies, strict=True):
+    found = _Decoded({}, {name: {} for name in wanted}, {}, {})
+    for (name, (family, _)), reply in zip(wanted.items(), replies, strict=True):
         try:
             state, offsets = _decode(family, reply)
         except RowInvalid as error:
-            invalid[family.name] = str(error)
+            found.invalid[name] = str(error)
             continue
         if state is None:
             continue
-        contained[family.name] = offsets
-        if family is USER:
-            user_as_of_ms = state.as_of_ms
+        found.contained[name] = offsets
         if family.is_stale(state.as_of_ms, now_ms):
-            stale.add(family.name)
+            found.stale_as_of_ms[name] = state.as_of_ms
         else:
-            states[family.name] = state
-    user = states.pop(USER.name, None)
-    status: Literal["fresh", "stale", "default"] = "stale" if USER.name in stale else "default"
+            found.states[name] = state
+    return found
+
+
+def _to_rows(found: _Decoded) -> RowsRead:
+    user = found.states.pop(USER.name, None)
+    missing: Literal["stale", "default"] = "stale" if USER.name in found.stale_as_of_ms else "default"
     return RowsRead(
         user=UserState() if user is None else user,
-        user_status=status if user is None else "fresh",
-        user_as_of_ms=user_as_of_ms,
-        targets=states,
-        stale=frozenset(stale),
-        invalid=invalid,
-        contained=contained,
+        user_status=missing if user is None else "fresh",
+        user_as_of_ms=found.stale_as_of_ms.get(USER.name, 0) if user is None else user.as_of_ms,
+        targets=found.states,
+        stale=frozenset(found.stale_as_of_ms),
+        invalid=found.invalid,
+        contained=found.contained,
+    )
+
+
+def _with_session(rows: RowsRead, found: _Decoded) -> RowsRead:
+    return replace(
+        rows,
+        targets=rows.targets | found.states,
+        stale=rows.stale | found.stale_as_of_ms.keys(),
+        invalid=rows.invalid | found.invalid,
+        contained=rows.contained | found.contained,
     )
 
 
@@ -170,3 +222,7 @@ def _decode(family: RowFamily, reply: list[bytes | None] | Exception) -> tuple[A
         raise RowInvalid(f"its key holds something else: {reply}")
     *packed, offsets = reply
     return (None, {}) if offsets is None else (family.decode(packed), decode_contained(offsets))
+
+
+def _named(error: StoreUnavailable) -> StoreState:
+    return "timeout" if isinstance(error, StoreTimeout) else "missing"

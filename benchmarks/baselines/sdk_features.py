@@ -10,7 +10,7 @@ Feast: titles and genres (the artifact's catalogue), co-play counts (the artifac
 first 100.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from features.item_table import ItemTable
 from features.text import normalise_query
 from features.top_targets import RETENTION_MS, Target, TopTargetsState
 from features.user import LogMemory, Moment, ThumbMemory, Title, UserState
-from features.vector import Context, Slots
+from features.vector import Context, Slots, session_sources
 
 ITEM_SUMS = [name for name in SUMS if not name.startswith("watched_ms")]
 ITEM_TIMES = ("item_as_of_ms", "item_first_seen_ms")
@@ -67,23 +67,24 @@ class FeastReader:
 
     def read_context(self, asked: dict[str, Any], now_ms: int, priors: tuple[float, ...]) -> Context:
         """Everything of a request that is not a candidate, in one call for each of its entities."""
-        keys = {
-            "query": normalise_query(asked.get("query") or ""),
-            "source_item": asked.get("source_item_id"),
-            "country": asked.get("country"),
-        }
-        targets = {f"{name}_targets": self._read_targets(name, key, now_ms) for name, key in keys.items() if key}
-        if "source_item_targets" in targets:
-            targets["source_targets"] = targets.pop("source_item_targets")
+        text, source, country_code = (
+            normalise_query(asked.get("query") or ""),
+            asked.get("source_item_id"),
+            asked.get("country"),
+        )
+        user = self._read_user(asked["user_id"], now_ms)
+        sources = dict.fromkeys((source, *session_sources(user, now_ms)))
         return Context(
             task=TASK_NAMES[asked["task"]],
             now_ms=now_ms,
-            user=self._read_user(asked["user_id"], now_ms),
-            query=keys["query"] or None,
-            source_item_id=keys["source_item"],
-            country=keys["country"],
+            user=user,
+            query=text or None,
+            source_item_id=source,
+            country=country_code,
+            query_targets=self._read_targets("query", [text], now_ms).get(text),
+            source_rows=self._read_targets("source_item", sources, now_ms),
+            country_targets=self._read_targets("country", [country_code], now_ms).get(country_code or ""),
             priors=priors,
-            **targets,
         )
 
     def _read_user(self, user_id: str, now_ms: int) -> UserState:
@@ -99,17 +100,23 @@ class FeastReader:
         remembered = {item_id: ThumbMemory(0, "", thumb, 0) for item_id, thumb in by_item.items()}
         return UserState(logs={_LOG: LogMemory(titles, remembered)}, recents={_LOG: moments})
 
-    def _read_targets(self, name: str, key: str, now_ms: int) -> TopTargetsState | None:
+    def _read_targets(self, name: str, asked: Iterable[str | None], now_ms: int) -> dict[str, TopTargetsState]:
+        """The rows of some keys that are not stale, in one call."""
+        keys = [key for key in asked if key]
+        if not keys:
+            return {}
         family = TARGETS[name]
         clicks, plays = (f"{name}_{signal}_{family.HALF_LIFE}" for signal in ("clicks", "plays"))
         names = [f"{name}:{name}_as_of_ms", *(f"{name}_now:{one}" for one in (f"{name}_items", clicks, plays))]
-        read = self._read(names, [{family.VIEW.join_key: key, "now_ms": now_ms}])
-        as_of_ms = read[f"{name}_as_of_ms"][0] or 0
-        if now_ms - as_of_ms > RETENTION_MS:
-            return None
-        columns = (read[one][0] or [] for one in (f"{name}_items", clicks, plays))
-        targets = {item: Target(now_ms, [], [0.0, *sums]) for item, *sums in zip(*columns, strict=True)}
-        return TopTargetsState(as_of_ms=as_of_ms, targets=targets)
+        read = self._read(names, [{family.VIEW.join_key: key, "now_ms": now_ms} for key in keys])
+        rows = {}
+        for place, key in enumerate(keys):
+            as_of_ms = read[f"{name}_as_of_ms"][place] or 0
+            if now_ms - as_of_ms <= RETENTION_MS:
+                columns = (read[one][place] or [] for one in (f"{name}_items", clicks, plays))
+                targets = {item: Target(now_ms, [], [0.0, *sums]) for item, *sums in zip(*columns, strict=True)}
+                rows[key] = TopTargetsState(as_of_ms=as_of_ms, targets=targets)
+        return rows
 
     def _read(self, names: list[str], rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = self._store.get_online_features(features=names, entity_rows=rows).to_dict()

@@ -3,12 +3,13 @@
 Enters: a `LogReader`. Leaves: `Served`. Called by `skew`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from features.engagement import TASK_NAMES
 from features.rows import COUNTRY, ITEM, QUERY, SOURCE_ITEM
+from features.source_item import OF_SESSION
 from features.text import normalise_query
 from features.vector import COLUMN_NAMES, Context, Matrix
 from infra.errors import InvalidEvent
@@ -40,6 +41,11 @@ class Served(NamedTuple):
         """Whether the store answered this request in time; what is missing there counts as read."""
         return "user" in self.ranking.contained
 
+    def read_rows_of(self, titles: list[str]) -> bool:
+        """Whether the source rows of these titles were read, or looked for."""
+        own, contained = self.ranking.source_item_id, self.ranking.contained
+        return all(title == own or f"{OF_SESSION}{title}" in contained for title in titles)
+
     def target_rows(self) -> dict[RowName, dict[str, int]]:
         """The target rows that this ranking was made from, and the offsets that each contained; none, if it had no
         row.
@@ -47,10 +53,15 @@ class Served(NamedTuple):
         ranking = self.ranking
         keys = ((QUERY, self.query), (SOURCE_ITEM, ranking.source_item_id), (COUNTRY, ranking.country))
         rows = {(family.name, key): ranking.contained.get(family.name, {}) for family, key in keys if key}
+        of_session = {
+            (SOURCE_ITEM.name, title): offsets
+            for name, offsets in ranking.contained.items()
+            if (title := name.removeprefix(OF_SESSION)) != name
+        }
         items = {(ITEM.name, item_id): ranking.contained.get(f"item:{item_id}", {}) for item_id in self.item_ids}
-        return {**rows, **items}
+        return {**rows, **of_session, **items}
 
-    def context(self, user: object, targets: dict[str, object]) -> Context:
+    def context(self, user: object, targets: dict[RowName, Any]) -> Context:
         """The context of the request, with these rows."""
         ranking = self.ranking
         return Context(
@@ -60,9 +71,9 @@ class Served(NamedTuple):
             query=self.query,
             source_item_id=ranking.source_item_id,
             country=ranking.country,
-            query_targets=targets.get(QUERY.name),  # type: ignore[arg-type]
-            source_targets=targets.get(SOURCE_ITEM.name),  # type: ignore[arg-type]
-            country_targets=targets.get(COUNTRY.name),  # type: ignore[arg-type]
+            query_targets=targets.get((QUERY.name, self.query or "")),
+            source_rows={key: row for (family, key), row in targets.items() if family == SOURCE_ITEM.name},
+            country_targets=targets.get((COUNTRY.name, ranking.country or "")),
             priors=tuple(ranking.priors),
         )
 

@@ -20,11 +20,11 @@ from features.item_table import ItemTable
 from features.online_store import connect
 from features.rows import COUNTRY, ITEM, QUERY, SOURCE_ITEM, USER
 from features.user import UserState
-from features.vector import COLUMN_NAMES, Context, Similarities, Slots, pair_matrix
+from features.vector import COLUMN_NAMES, Context, Similarities, Slots, pair_matrix, session_sources
 from infra.settings import Settings
 from streams.audit.log_reader import LogReader
 from streams.audit.replayed_rows import ReplayedRows
-from streams.audit.served_rankings import Served, read_served
+from streams.audit.served_rankings import RowName, Served, read_served
 from streams.audit.skew_catalogue import LoggedCatalogue
 from streams.audit.skew_report import SHOWN_EXAMPLES, SkewExample, SkewReport
 from streams.audit.store_folds import begin_highest, troubled_logs
@@ -50,7 +50,9 @@ _OF_TITLE = _columns("title_")
 _OF_PRIORS = np.array(
     [name.startswith("item_share_") or (name.startswith("item_") and name.endswith("_rate")) for name in COLUMN_NAMES]
 )
+_NO_COLUMN = _columns()
 _OF_USER = _columns("user_", "session_")
+_OF_SESSION_ROWS = _columns("session_next")
 _OF_ROW = {family.name: _columns(f"{family.name}_") for family in (ITEM, QUERY, SOURCE_ITEM, COUNTRY)}
 
 
@@ -106,7 +108,10 @@ class _Comparison:
         unknown = _Unknown(served, self._report)
         table = self._catalogue.table
         slots = np.array([table.slot(item_id) for item_id in served.item_ids], np.int64)
-        context = served.context(self._user(served, unknown), self._targets(served, unknown))
+        user = self._user(served, unknown)
+        context = served.context(user, self._targets(served, unknown))
+        if not served.read_rows_of(session_sources(user, context.now_ms)):
+            unknown.columns(_OF_SESSION_ROWS, "the store did not answer in time")
         for item_id, slot in zip(served.item_ids, slots.tolist(), strict=True):
             table.set_state(slot, self._item(served, item_id, unknown))
         for item_id in context.title_weights:
@@ -128,19 +133,22 @@ class _Comparison:
             return UserState()
         return UserState() if USER.is_stale(state.as_of_ms, served.ranking.event_ts_ms) else state
 
-    def _targets(self, served: Served, unknown: "_Unknown") -> dict[str, Any]:
-        targets: dict[str, Any] = {}
-        for (family_name, key), contained in served.target_rows().items():
-            if family_name == ITEM.name:
+    def _targets(self, served: Served, unknown: "_Unknown") -> dict[RowName, Any]:
+        targets: dict[RowName, Any] = {}
+        for name, contained in served.target_rows().items():
+            if name[0] == ITEM.name:
                 continue
-            family = next(one for one in (QUERY, SOURCE_ITEM, COUNTRY) if one.name == family_name)
-            state = None if self._trouble & contained.keys() else self._rows.target((family_name, key), contained)
+            family = next(one for one in (QUERY, SOURCE_ITEM, COUNTRY) if one.name == name[0])
+            columns = _OF_SESSION_ROWS if family is SOURCE_ITEM else _NO_COLUMN
+            if family is not SOURCE_ITEM or name[1] == served.ranking.source_item_id:
+                columns = columns | _OF_ROW[family.name]
+            state = None if self._trouble & contained.keys() else self._rows.target(name, contained)
             if not served.rows_were_read:
-                unknown.columns(_OF_ROW[family_name], "the store did not answer in time")
+                unknown.columns(columns, "the store did not answer in time")
             elif state is None:
-                unknown.columns(_OF_ROW[family_name], "the log no longer holds what the row was made of")
+                unknown.columns(columns, "the log no longer holds what the row was made of")
             elif contained and not family.is_stale(state.as_of_ms, served.ranking.event_ts_ms):
-                targets[family_name] = state
+                targets[name] = state
         return targets
 
     def _item(self, served: Served, item_id: str, unknown: "_Unknown") -> ItemState:

@@ -3,7 +3,7 @@
 from features.engagement import Kind
 from features.read_time import read_time_values
 from features.rows import USER
-from features.session import GAP_MS, SHOWN, VIEW, current_session
+from features.session import GAP_MS, SHOWN, VIEW, current_session, newest_titles
 from features.user import Moment, UserState
 
 NOW_MS = 1_750_000_000_000
@@ -37,6 +37,13 @@ def test_a_session_may_be_longer_than_a_gap_when_no_pause_in_it_is() -> None:
 
 def test_an_engagement_that_is_clamped_ahead_of_the_reader_is_in_the_session() -> None:
     assert len(current_session(moments(-60_000), NOW_MS)) == 1
+
+
+def test_the_newest_titles_are_different_ones_by_their_newest_engagement() -> None:
+    session = [Moment(NOW_MS, place, int(Kind.CLICK), item_id) for place, item_id in enumerate("abcbcc")]
+    assert newest_titles(session, 2) == ["c", "b"]
+    assert newest_titles(session, 9) == ["c", "b", "a"]
+    assert newest_titles([], 3) == []
 
 
 def test_the_view_shows_the_newest_engagements_oldest_first() -> None:

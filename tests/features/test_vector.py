@@ -127,6 +127,21 @@ def test_the_targets_of_the_query_are_decayed_to_now(table: ItemTable) -> None:
     assert column(table, "source_item_clicks", asked) == column(table, "country_plays", asked) == [0, 0, 0, 0]
 
 
+def test_what_came_next_is_added_up_over_the_newest_titles_of_the_open_session(table: ItemTable) -> None:
+    def row(**clicks: float) -> TopTargetsState:
+        targets = {item: Target(NOW_MS, [0, 1, 0], [9.0, count, 0.0]) for item, count in clicks.items()}
+        return TopTargetsState(as_of_ms=NOW_MS, targets=targets)
+
+    rows = {"a": row(sw=3, st=1), "c": row(sw=1, gone=7), "d": row(al=99), "yesterday": row(al=99)}
+    session = [moment("yesterday", DAY_MS), *(moment(item, 90 - place) for place, item in enumerate("dcba"))]
+    asked = context(user=user(*session), source_rows=rows)
+    # `a` is the newest title, `b` has no row, `c` the third; `d` is too long ago.
+    expected = [log1p(100 * (3 / 5 + 0.64 * 1 / 9)), log1p(100 * 1 / 5), 0, 0]
+    assert column(table, "session_next", asked) == pytest.approx(expected)
+    assert column(table, "source_item_share", asked) == [0, 0, 0, 0]
+    assert column(table, "session_next", context(user=user(*session))) == [0, 0, 0, 0]
+
+
 def test_a_word_of_a_persons_name_counts_as_one_of_the_title(table: ItemTable) -> None:
     table.set_item(Item(item_id=ALIEN, title="Alien", people=("Sigourney Weaver", "Tom Skerritt")))
     assert column(table, "title_word_prefix", context(query="sigourney wea")) == [0, 0, 1, 0]

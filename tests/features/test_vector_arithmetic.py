@@ -91,7 +91,7 @@ def contexts(draw: st.DrawFn) -> Context:
         ),
         source_item_id=draw(st.none() | st.sampled_from(IDS)),
         query_targets=draw(st.none() | target_states),
-        source_targets=draw(st.none() | target_states),
+        source_rows=draw(st.dictionaries(st.sampled_from(IDS), target_states)),
         country_targets=draw(st.none() | target_states),
         priors=draw(st.just(()) | st.tuples(*[st.floats(0, 1)] * 2, *[st.floats(0, 1e6)] * 2)),
     )
@@ -129,6 +129,21 @@ def target_values(family: str, state: TopTargetsState | None, item_id: str) -> d
     clicks, plays = engaged.get(item_id, [0.0, 0.0])
     share = 100 * (clicks + plays) / (sum(map(sum, engaged.values())) + 1)
     return {f"{family}_clicks": log1p(clicks), f"{family}_plays": log1p(plays), f"{family}_share": log1p(share)}
+
+
+def next_value(context: Context, item_id: str) -> float:
+    """What members went to from the three newest titles of the session."""
+    newest = list(dict.fromkeys(moment.item_id for moment in reversed(context.user.recent)))[:3]
+    share = 0.0
+    for place, title in enumerate(newest):
+        row = context.source_rows.get(title)
+        targets = {} if row is None else row.targets
+        engaged = {
+            key: sum(faded(t, one.as_of_ms, FAMILIES["source_item"]) for t in one.sums[1:])
+            for key, one in targets.items()
+        }
+        share += 0.8**place * engaged.get(item_id, 0.0) / (sum(engaged.values()) + 1)
+    return log1p(100 * share)
 
 
 def likeness(table: ItemTable, item_id: str, weights: dict[str, float]) -> float:
@@ -171,6 +186,7 @@ def expected(table: ItemTable, slot: int, context: Context) -> dict[str, float]:
         "user_genres": likeness(table, item_id, weights),
         "session_engagements": counts.get(item_id, 0.0),
         "session_genres": likeness(table, item_id, counts),
+        "session_next": next_value(context, item_id),
     }
 
 

@@ -37,7 +37,7 @@ def test_a_side_that_is_left_out_takes_its_columns_along() -> None:
 
 def test_without_counts_only_what_is_counted_for_anybody_is_gone() -> None:
     gone = set(COLUMN_NAMES) - _seen(replace(WHOLE, streaming_counts=False))
-    assert {"item_plays_1d", "item_completion_rate", "query_clicks", "source_item_plays", "country_plays"} <= gone
+    assert {"item_plays_1d", "item_completion_rate", "query_clicks", "source_item_plays", "session_next"} <= gone
     assert not gone & {"item_age_days", "title_exact", "source_similarity", "user_title_weight", "session_engagements"}
 
 

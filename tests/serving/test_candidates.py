@@ -1,20 +1,23 @@
 """Where candidates come from when there is nothing, little or much to go by."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from features.catalogue import Item
-from features.engagement import Task
+from features.engagement import Kind, Task
 from features.item import SUMS, ItemState
+from features.session import GAP_MS
 from features.top_targets import Target, TopTargetsState
+from features.user import Moment, UserState
 from features.vector import Context
 from infra.clock import now_ms
 from infra.metrics import Metrics
 from model.artifact import load_artifact
-from serving.candidates import BUDGETS, Found, find_candidates
+from serving.candidates import BUDGETS, MAX_FOUND, Found, find_candidates
 from serving.library import Library
 from serving.near_cache import ItemRow
 from serving.scorer import LoadedModel, Scorer
@@ -108,6 +111,25 @@ def test_a_title_that_is_only_spelled_alike_brings_what_is_near_to_it(filled: tu
     assert brought(found, "title") == ["cast"]
     assert brought(found, "related") == near(filled, "cast")[: BUDGETS[Task.SEARCH]["related"]]
     assert brought(search(filled, "cast away"), "related") == []
+
+
+def test_the_newest_titles_of_a_session_bring_what_members_went_to_next(filled: tuple[Scorer, LoadedModel]) -> None:
+    at_ms = now_ms()
+    session = [Moment(at_ms - age_ms, age_ms, int(Kind.CLICK), item_id) for item_id, age_ms in (("t1", 9), ("t2", 8))]
+    rows = {
+        "t1": TopTargetsState(targets={"t5": Target(at_ms, [0, 2, 0], [0.0, 2.0, 0.0])}),
+        "t2": TopTargetsState(targets={one: Target(at_ms, [0, 2, 0], [0.0, 2.0, 0.0]) for one in ("t3", "t5")}),
+    }
+    user = UserState(recents={"clicks-0": session})
+    context = Context(task=Task.PRE_QUERY, now_ms=at_ms, user=user, source_rows=rows)
+    found = find_candidates(*filled, context, False)
+    assert brought(found, "session_row") == ["t3", "t5"]
+    assert brought(find_candidates(*filled, replace(context, now_ms=at_ms + GAP_MS), False), "session_row") == []
+
+
+@pytest.mark.parametrize("task", Task)
+def test_no_source_is_left_without_room(task: Task) -> None:
+    assert sum(BUDGETS[task].values()) <= MAX_FOUND
 
 
 def test_a_query_that_is_like_nothing_still_gets_titles(filled: tuple[Scorer, LoadedModel]) -> None:

@@ -1,21 +1,25 @@
-"""The request's rows: one round trip, a deadline, and no exception whatever the store does."""
+"""The request's rows: two round trips at most, a deadline, and no exception whatever the store does."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
 import redis
 
 from features.engagement import Kind
-from features.rows import CONTAINED_FIELD, QUERY, USER, RowFamily, encode_value
+from features.rows import CONTAINED_FIELD, QUERY, SOURCE_ITEM, USER, RowFamily, encode_value
+from features.session import GAP_MS
 from features.spec import DType
 from infra.clock import now_ms
 from infra.errors import StoreTimeout, StoreUnavailable
 from infra.redaction import hash_id
 from infra.settings import Settings
 from serving.breaker import Breaker, BreakerRule
-from serving.redis_link import MAX_WAITING, RedisLink
+from serving.rank import to_status
+from serving.redis_link import MAX_WAITING, Command, RedisLink
 from serving.store_reader import MAX_REMEMBERED, RowKeys, RowsRead, StoreReader
 from tests.serving.world import World
 
@@ -53,7 +57,58 @@ def test_all_four_rows_come_in_one_answer(filled: Settings) -> None:
         "source_item": ["t1"],
         "country": ["t1"],
     }
-    assert set(rows.contained) == {"user", "query", "source_item", "country"}
+    assert set(rows.contained) == {"user", "query", "source_item", "country", "source_item:t1", "source_item:t3"}
+
+
+def test_the_rows_of_the_sessions_newest_titles_come_with_them(filled: Settings) -> None:
+    """Three of them, and none twice."""
+    world = World(filled)
+    for item_id in ("t4", "t5", "t2"):
+        world.engage("bea", item_id, Kind.CLICK)
+    world.close()
+    rows = read(filled, RowKeys("bea", None, None, None), now_ms())
+    assert {name for name in rows.contained if name != "user"} == {f"source_item:{one}" for one in ("t2", "t4", "t5")}
+    assert {name: list(row.targets) for name, row in rows.targets.items()} == {"source_item:t2": ["t1"]}
+    assert list(rows.source_rows(None)) == ["t2"]
+
+    asked = read(filled, RowKeys("bea", None, "t2", None), now_ms())
+    assert "source_item:t2" not in asked.contained
+    assert (list(asked.source_rows("t2")), list(asked.targets)) == (["t2"], ["source_item"])
+    later = read(filled, RowKeys("bea", None, None, None), now_ms() + GAP_MS)
+    assert list(later.contained) == ["user"]
+
+
+def test_row_of_a_sessions_title_that_cannot_be_decoded_counts_as_missing(
+    filled: Settings, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_client.set(SOURCE_ITEM.key("t3", filled.feast_project), "no row")
+    rows = read(filled, RowKeys("ann", None, None, None), now_ms())
+    assert (rows.store, rows.user_status, set(rows.invalid)) == ("ok", "fresh", {"source_item:t3"})
+    assert rows.contained["source_item:t3"] == {}
+    assert f"the row of source_item {hash_id('t3')} counts as missing" in caplog.text
+
+
+@pytest.mark.parametrize(("error", "store"), [(StoreTimeout, "timeout"), (StoreUnavailable, "missing")])
+def test_store_that_stops_answering_between_the_two_reads_costs_only_the_second(
+    filled: Settings, monkeypatch: pytest.MonkeyPatch, error: type[StoreUnavailable], store: str
+) -> None:
+    calls: list[float] = []
+    execute = RedisLink.execute
+
+    async def once(link: RedisLink, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        calls.append(timeout_s)
+        if len(calls) > 1:
+            raise error("gone")
+        return await execute(link, commands, timeout_s)
+
+    monkeypatch.setattr(RedisLink, "execute", once)
+    rows = read(filled, RowKeys("ann", "far", "t2", "DE"), now_ms())
+    assert (rows.store, rows.user_status) == (store, "fresh")
+    assert set(rows.targets) == {"query", "source_item", "country"}
+    assert not any(name.startswith("source_item:") for name in rows.contained)
+    assert 0 < calls[1] < calls[0]
+    status = to_status(rows, has_model=True)
+    assert (status.level, status.store, status.user) == ("full", store, "fresh")
 
 
 def test_row_past_its_time_to_live_is_stale_and_empty(filled: Settings) -> None:
