@@ -52,6 +52,16 @@ class Examples:
         requests = {name: array[rows] for name, array in self.requests.items()}
         return Examples(requests, self.slots_BK[rows], self.labels_BK[rows], self.pairs_BKF[rows], self.rates_BK[rows])
 
+    def among(self, some: slice) -> "Examples":
+        """The examples with some of their candidates."""
+        return Examples(
+            self.requests,
+            self.slots_BK[:, some],
+            self.labels_BK[:, some],
+            self.pairs_BKF[:, some],
+            self.rates_BK[:, some],
+        )
+
 
 class Built(NamedTuple):
     """Examples of the training part, of the middle part, and of the middle part with uniform negatives for calibration;

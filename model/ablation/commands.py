@@ -28,6 +28,7 @@ def ablate_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--seeds", type=counted, default=SEEDS, help=f"networks of each variant; a claim needs 5 (default: {SEEDS})")
     add("--labels", type=counted, metavar="N", help="train on about N labels (default: as `nowrank train`)")
+    add("--epochs", type=counted, metavar="N", help="look at them at most N times (default: 2)")
     add(
         "--max-labels", type=counted, default=TESTED, metavar="N",
         help=f"test at most N labels of each task, drawn at random (default: {TESTED})",
@@ -60,6 +61,8 @@ def ablate(args: argparse.Namespace) -> int:
     config = TrainConfig(seed=args.seed, threads=args.threads)
     if args.labels is not None:
         config = dataclasses.replace(config, train_labels=args.labels)
+    if args.epochs is not None:
+        config = dataclasses.replace(config, epochs=args.epochs)
     question = Question(
         tuple(group for group in COMPARISONS if args.only is None or group in args.only),
         args.seeds, args.max_labels, args.resamples, config,

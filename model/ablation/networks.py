@@ -8,6 +8,7 @@ legend: B requests
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from model.ranking_metrics import Rank, rank_of
 from model.train import fit_network
 from model.unicorn import Unicorn
 from model.weights_file import save_weights
+
+# So many candidates at once stay in the processor's caches.
+SCORED_AT_ONCE = 2048
 
 Floats = NDArray[np.float64]
 # Ranks by variant, (B, 2): what one training gives. The whole network ranks the requests with shuffled sessions too.
@@ -90,7 +94,10 @@ def _ranks(
     """Where the right title stands among all candidates, scored as it is served."""
     encoded = catalogue.encode(model)
     for row in rows.tolist():
-        inputs = batch_inputs(recorded.examples(row, shuffled), *encoded)
-        is_search = recorded.names.tasks[row] == "search"
-        ranking = guarded(model, *inputs) if is_search else model(*inputs)
-        yield rank_of(ranking.logits[0].numpy(), int(recorded.own_B[row]))
+        examples = recorded.examples(row, shuffled)
+        score = partial(guarded, model) if recorded.names.tasks[row] == "search" else model
+        logits = [
+            score(*batch_inputs(examples.among(slice(begin, begin + SCORED_AT_ONCE)), *encoded)).logits[0].numpy()
+            for begin in range(0, examples.slots_BK.shape[1], SCORED_AT_ONCE)
+        ]
+        yield rank_of(np.concatenate(logits), int(recorded.own_B[row]))

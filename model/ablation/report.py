@@ -26,9 +26,9 @@ def preamble(result: dict[str, Any]) -> str:
 
 
 def models_table(result: dict[str, Any]) -> str:
-    """NDCG@10 by model and task, the mean over seeds and their standard deviation, as Markdown."""
+    """NDCG@10, the mean over seeds and their standard deviation, and HR@10 and MRR, by model and task, as Markdown."""
     tasks = list(result["labels"])
-    lines = [f"| NDCG@10 | {' | '.join(tasks)} |", f"| --- |{' --- |' * len(tasks)}"]
+    lines = [f"| NDCG@10 / HR@10 / MRR | {' | '.join(tasks)} |", f"| --- |{' --- |' * len(tasks)}"]
     for name, of_model in result["models"].items():
         cells = [_mean(of_model[task]) if task in of_model else "" for task in tasks]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -36,16 +36,16 @@ def models_table(result: dict[str, Any]) -> str:
 
 
 def comparisons_table(result: dict[str, Any]) -> str:
-    """Each difference with its interval and the corrected verdict, as Markdown."""
+    """Each difference with its interval, the corrected verdict, and the other metrics' intervals, as Markdown."""
     lines = [
-        "| group | task | difference, NDCG@10 | labels | mean | 95 % | after Holm |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| group | task | difference, NDCG@10 | labels | mean | 95 % | after Holm | HR@10, 95 % | MRR, 95 % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in result["comparisons"]:
         verdict = f"p {one['p_holm']:.3f}" if one["significant"] else "not significant"
         lines.append(
             f"| {one['group']} | {one['task']} | {_title(one)} | {one['labels']} | {one['difference']:+.3f} | "
-            f"{one['low']:+.3f} .. {one['high']:+.3f} | {verdict} |"
+            f"{_interval(one)} | {verdict} | {_interval(one['metrics']['hr10'])} | {_interval(one['metrics']['mrr'])} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -60,7 +60,12 @@ def write_study(result: dict[str, Any], folder: Path) -> list[str]:
 
 def _mean(of_task: dict[str, Any]) -> str:
     deviation = of_task["deviation"]
-    return f"{of_task['ndcg10']:.3f}" + (f" (± {deviation:.3f})" if deviation is not None else "")
+    spread = f" (± {deviation:.3f})" if deviation is not None else ""
+    return f"{of_task['ndcg10']:.3f}{spread} / {of_task['hr10']:.3f} / {of_task['mrr']:.3f}"
+
+
+def _interval(paired: dict[str, float]) -> str:
+    return f"{paired['low']:+.3f} .. {paired['high']:+.3f}"
 
 
 def _title(one: dict[str, Any]) -> str:

@@ -60,6 +60,22 @@ def test_seeds_are_averaged_by_label_before_they_are_paired(recorded: Recorded) 
     assert result["models"][FULL]["search"]["deviation"] == pytest.approx(0.5**0.5)
 
 
+def test_the_other_metrics_are_paired_too(recorded: Recorded) -> None:
+    ranks = [_ranks(full=first, long_only=20.0, short_only=1.0) for first in (0.0, 3.0)]
+    result = _found(recorded, ranks, "sides")
+    assert result["models"][FULL]["search"]["hr10"] == 1.0
+    assert result["models"][FULL]["search"]["mrr"] == pytest.approx((1 + 1 / 4) / 2)
+    worse = result["comparisons"][0]
+    assert {name: one["difference"] for name, one in worse["metrics"].items()} == {
+        "hr10": pytest.approx(1.0),
+        "mrr": pytest.approx((1 + 1 / 4) / 2 - 1 / 21),
+    }
+    [line] = [
+        line for line in comparisons_table(_reported(recorded)).splitlines() if "pre_query | full - long only |" in line
+    ]
+    assert line.endswith("| +1.000 .. +1.000 | +0.452 .. +0.452 |")
+
+
 def test_the_correction_is_over_all_differences_of_the_study(recorded: Recorded) -> None:
     result = _found(recorded, [_ranks(full=1.0, long_only=2.0, short_only=2.0, session_shuffled=2.0)], "sides", "order")
     assert len(result["comparisons"]) == 2 * 5
