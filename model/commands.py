@@ -14,7 +14,15 @@ from infra.errors import BadInput
 from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.config import SWITCHES, Personalisation
-from model.log_arguments import add_log_arguments, counted, from_zero, log_of, seed, share
+from model.log_arguments import (
+    add_log_arguments,
+    counted,
+    from_zero,
+    log_of,
+    refuse_log_arguments,
+    seed,
+    share,
+)
 from model.served_commands import SERVED, served_arguments, train_from_served
 
 
@@ -199,6 +207,7 @@ def _check_served(args: argparse.Namespace) -> None:
     for name, reason in why.items():
         if getattr(args, name) is not None:
             raise BadInput("invalid_field", f"--{name.replace('_', '-')} cannot go with --from {SERVED}: {reason}")
+    refuse_log_arguments(args, SERVED)
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra import clock
+from infra.errors import BadInput
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,6 +93,21 @@ def add_log_arguments(parser: argparse._ActionsContainer, *, named: bool = False
     )
     parser.add_argument("--max-events", type=counted, metavar="N", help="only about the first N events of the log")
     parser.add_argument("--hours", type=above_zero, metavar="H", help="only the first H hours of the log")
+
+
+def refuse_log_arguments(args: argparse.Namespace, source: str) -> None:
+    """Raises `BadInput` when a log is described to a command that takes the broker's own from `source`."""
+    parser = argparse.ArgumentParser()
+    add_log_arguments(parser)
+    given = [
+        "a log" if name == "log" else f"--{name.replace('_', '-')}"
+        for name, default in vars(parser.parse_args([])).items()
+        if getattr(args, name) != default
+    ]
+    if given:
+        raise BadInput(
+            "invalid_field", f"{', '.join(given)} cannot go with --from {source}: it takes what the broker holds"
+        )
 
 
 def log_of(args: argparse.Namespace, settings: Settings) -> "Log":

@@ -18,7 +18,7 @@ from infra.connected import require_broker
 from infra.errors import ArtifactInvalid, NowrankError, SchemaMismatch
 from infra.logs import QUIET
 from infra.settings import Settings, load_settings
-from model.log_arguments import add_log_arguments, counted, from_zero, seed
+from model.log_arguments import add_log_arguments, counted, from_zero, refuse_log_arguments, seed
 
 if TYPE_CHECKING:
     from model.artifact import Artifact
@@ -156,6 +156,8 @@ def promote(args: argparse.Namespace) -> int:
     check_artifact_folder(folder)
     current = _comparable(folder) if (folder / CARD).is_file() else None
     source = args.source or (SERVED if candidate.card.training.get("source") == SERVED else LOG)
+    if source == SERVED:
+        refuse_log_arguments(args, SERVED)
     bounds = Bounds(args.margin, args.ece, args.resamples, args.seed)
     with shown_progress() as progress:
         verdicts = _judge(args, source, (candidate, current), bounds, settings, progress)

@@ -96,7 +96,7 @@ class StoreReader:
         if not of_session:
             return rows
         try:
-            # How much time there is left for it is not the store's doing.
+            # How much time is left for it is not the store's doing.
             left_s = timeout_s - (monotonic_s() - began_s)
             replies = await self._fetch(self._link, of_session, left_s, is_hurried=True)
         except StoreUnavailable as error:

@@ -60,9 +60,13 @@ def test_a_checkpoint_of_another_training_and_a_damaged_one_are_refused(data: Da
         train(data, tmp_path, AT_ONCE)
 
 
-@pytest.mark.parametrize("given", ["--checkpoint", "--dataset", "--labels", "--history-encoder"])
+@pytest.mark.parametrize(
+    "given", ["--checkpoint", "--dataset", "--labels", "--history-encoder", "--items", "--max-events", "--map"]
+)
 def test_what_takes_a_log_of_events_cannot_go_with_the_log_of_rankings(
     given: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--from", "served", given, "7"]) == 1
     assert f"{given} cannot go with --from served" in capsys.readouterr().err
+    assert main(["train", "plays.csv", "--from", "served"]) == 1
+    assert "a log cannot go with --from served" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from streams.labels import Log
 from streams.served_log import ServedLog
 from tests.model.served_world import simulated_log, with_features
 from tests.serving.untrained import save_untrained_artifact
+from tests.serving.world import make_items
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +33,13 @@ def tally(gains: list[float], current: list[float], probability: float = 0.5) ->
     made.labels = [np.tile([1.0, 0.0], 300)]
     made.probabilities = [[np.full(600, probability)], [np.full(600, 0.5)]]
     return made
+
+
+def test_a_log_is_not_judged_on_beside_what_was_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_untrained_artifact(tmp_path / "candidate", make_items())
+    said = ["promote", str(tmp_path / "candidate"), "--current", str(tmp_path / "current"), "--from", "served"]
+    assert main([*said, "--log", "plays.csv", "--type", "play"]) == 1
+    assert "a log, --type cannot go with --from served" in capsys.readouterr().err
 
 
 def test_ndcg_of_a_list_counts_every_right_title() -> None:
