@@ -23,7 +23,8 @@ from features.engagement import TASK_NAMES
 from features.online_store import connect, parse_address, read_states
 from features.rows import CONTAINED_FIELD, COUNTRY, ITEM, QUERY, SOURCE_ITEM, USER, RowFamily
 from features.text import normalise_query
-from features.vector import Context
+from features.user import UserState
+from features.vector import Context, session_sources
 from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
 from infra.settings import Settings
@@ -36,6 +37,7 @@ from serving.scorer import LoadedModel, Scorer
 
 OUTPUTS = ["logits", "gate", "long", "short"]
 READ_BYTES = 1 << 16
+RowName = tuple[RowFamily, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,11 @@ class Floor:
 
     def prepare(self, question: Question) -> Bare:
         """Everything that the two steps need."""
-        wanted = wanted_rows(question)
         project = self._settings.feast_project
         at_ms = now_ms()
-        states = {
-            family.name: state
-            for (family, _), state in zip(wanted, read_states(self._client, project, wanted), strict=True)
-            if at_ms - state.as_of_ms <= 1000 * max(view.ttl_s for view in family.views)
-        }
+        states = self._read(wanted_rows(question), at_ms)
+        user = states.get((USER, question.user_id), UserState())
+        states |= self._read([(SOURCE_ITEM, title) for title in session_sources(user, at_ms)], at_ms)
         context = _to_context(question, states, at_ms)
         found = question.items or find_candidates(self._scorer, self._model, context, include_seen=True).item_ids
         slots = self._scorer.library.table.slots(found)
@@ -91,9 +90,17 @@ class Floor:
             "pairs": prepared.pairs_NF,
         }
         commands: list[Command] = [
-            ("HMGET", family.key(value, project), *family.packed_fields, CONTAINED_FIELD) for family, value in wanted
+            ("HMGET", family.key(value, project), *family.packed_fields, CONTAINED_FIELD) for family, value in states
         ]
         return Bare(b"".join(map(hiredis.pack_command, commands)), len(commands), feed, len(slots))
+
+    def _read(self, wanted: list[RowName], at_ms: int) -> dict[RowName, Any]:
+        """The rows, empty ones for those that are stale or not there."""
+        found = read_states(self._client, self._settings.feast_project, wanted)
+        return {
+            (family, value): family.new_state() if family.is_stale(state.as_of_ms, at_ms) else state
+            for (family, value), state in zip(wanted, found, strict=True)
+        }
 
     def time_redis(self, bare: Bare) -> float:
         """Milliseconds of the round trip."""
@@ -118,25 +125,25 @@ class Floor:
         self._client.close()
 
 
-def wanted_rows(question: Question) -> list[tuple[RowFamily, str]]:
-    """The rows that the scorer reads for a question, in its order."""
+def wanted_rows(question: Question) -> list[RowName]:
+    """The rows that the scorer reads for a question before it knows the session, in its order."""
     query = normalise_query(question.query or "")
     targets = ((QUERY, query), (SOURCE_ITEM, question.source_item_id), (COUNTRY, question.country))
     return [(USER, question.user_id), *((family, value) for family, value in targets if value)]
 
 
-def _to_context(question: Question, states: dict[str, Any], at_ms: int) -> Context:
-    given = {"user": states["user"]} if "user" in states else {}
+def _to_context(question: Question, states: dict[RowName, Any], at_ms: int) -> Context:
+    query = normalise_query(question.query or "") or None
     return Context(
         task=TASK_NAMES[question.task],
         now_ms=at_ms,
-        query=normalise_query(question.query or "") or None,
+        user=states[USER, question.user_id],
+        query=query,
         source_item_id=question.source_item_id,
         country=question.country,
-        query_targets=states.get("query"),
-        source_rows={question.source_item_id or "": states["source_item"]} if "source_item" in states else {},
-        country_targets=states.get("country"),
-        **given,
+        query_targets=states.get((QUERY, query or "")),
+        source_rows={value: state for (family, value), state in states.items() if family is SOURCE_ITEM},
+        country_targets=states.get((COUNTRY, question.country or "")),
     )
 
 

@@ -17,6 +17,7 @@ from features.engagement import TASK_NAMES, Coordinate, Kind, Thumb
 from features.item import ItemState
 from features.item_table import ItemTable
 from features.rows import FOLDS, TARGET_FAMILIES
+from features.session import current_session
 from features.text import normalise_query
 from features.user import UserState, fold_user
 from features.vector import Context
@@ -82,17 +83,25 @@ class Replay:
     def context(self, label: Label) -> Context:
         """The context of a label's request, from the state as it stands; to be used before the next label is taken."""
         query = normalise_query(label.query) if label.query is not None else None
+        user = self.users.get(label.user_id) or UserState()
+        titles = {moment.item_id for moment in current_session(user.recent, label.ts_ms)} | {label.source_item_id or ""}
+        rows = {title: self._row(Entity.SOURCE_ITEM, title, label.ts_ms) for title in titles}
         return Context(
             task=TASK_NAMES[label.task],
             now_ms=label.ts_ms,
-            user=self.users.get(label.user_id) or UserState(),
+            user=user,
             query=query or None,
             source_item_id=label.source_item_id,
             country=label.country,
-            query_targets=self.targets[Entity.QUERY].get(query or ""),
-            source_rows=self.targets[Entity.SOURCE_ITEM],
-            country_targets=self.targets[Entity.COUNTRY].get(label.country or ""),
+            query_targets=self._row(Entity.QUERY, query or "", label.ts_ms),
+            source_rows={title: row for title, row in rows.items() if row is not None},
+            country_targets=self._row(Entity.COUNTRY, label.country or "", label.ts_ms),
         )
+
+    def _row(self, entity: Entity, key: str, now_ms: int) -> Any:
+        """A target's row as readers see it: None where there is none, or a stale one."""
+        row = self.targets[entity].get(key)
+        return None if row is None or TARGET_FAMILIES[entity].is_stale(row.as_of_ms, now_ms) else row
 
     def recent_titles(self, user_id: str, count: int) -> list[int]:
         """The last `count` different titles that a user engaged, the newest first."""

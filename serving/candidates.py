@@ -24,7 +24,7 @@ Titles that the request pins are candidates before all of these; those that it b
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 
 from features import country, query, source_item
 from features.engagement import Kind, Task
@@ -56,7 +56,7 @@ SOURCES = (
     "pinned",
 )
 
-# Sources in order, with the most that each may bring: MAX_FOUND in all, so that none is left without room.
+# Sources in order, with the most that each may bring: MAX_FOUND in all, so that only pinned titles take their room.
 BUDGETS: dict[Task, dict[str, int]] = {
     Task.SEARCH: {
         "title": 180,
@@ -185,8 +185,7 @@ class _Bringing:
             case "source_row":
                 return self._targets(context.source_targets, source_item.HALF_LIFE_MS)
             case "session_row":
-                rows = (self._targets(state, source_item.HALF_LIFE_MS) for state in context.session_targets)
-                return chain.from_iterable(rows)
+                return self._session_rows()
             case "country":
                 return self._targets(context.country_targets, country.HALF_LIFE_MS)
             case "trending":
@@ -202,6 +201,14 @@ class _Bringing:
             return ()
         # Some of the nearest will be ones that were seen, or found already.
         return self._scorer.neighbours(self._model, self._sources[source], 4 * self._budgets[source])
+
+    def _session_rows(self) -> Iterator[int]:
+        """What members went for from the session's titles, the best of each in turn; the request's source has a source
+        of its own.
+        """
+        rows = [state for state in self._context.session_targets if state is not self._context.source_targets]
+        engaged = (self._targets(state, source_item.HALF_LIFE_MS, shown=False) for state in rows)
+        return chain.from_iterable(zip_longest(*engaged, fillvalue=0))
 
     def _related(self) -> Iterable[int]:
         """What is near to the titles that members went for after this query; where nobody did and nothing matches,

@@ -180,9 +180,9 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What the answer could use.
 
-    `level`: `full`; `long_term_only` when the store did not answer and the member's history was remembered from an
-    earlier request; `popularity` when nothing about the member was used or there is no model. `user`: `default` means
-    that there is no row of this member.
+    `level`: `full`, also when the store stopped answering once the member's own rows were read; `long_term_only` when
+    the store did not answer and the member's history was remembered from an earlier request; `popularity` when nothing
+    about the member was used or there is no model. `user`: `default` means that there is no row of this member.
     """
 
     level: Literal["full", "long_term_only", "popularity"]

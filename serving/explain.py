@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.registry import VIEWS_BY_NAME
+from features.source_item import OF_SESSION
 from features.vector import COLUMNS
 from model.artifact import Side
 from serving.contract import FeatureStatus, FeatureValue, Parts
@@ -24,6 +25,7 @@ _OWNERS = {
     "source_item_": "source_item",
     "country_": "country",
     "user_": "user",
+    "session_next": "session_rows",
     "session_": "session",
 }
 
@@ -86,10 +88,18 @@ def _row_ages(library: Library, slot: int, rows: RowsRead, now_ms: int) -> dict[
     history, session = (_age(rows.user_as_of_ms, view, now_ms) for view in ("user_history", "session"))
     if rows.user_status == "remembered":  # a session never is
         history, session = RowAge("stale", history.age_ms), RowAge("default")
-    ages |= {"user": history, "session": session}
+    ages |= {"user": history, "session": session, "session_rows": _session_rows_age(rows, now_ms)}
     ages["item"] = _age(int(library.table.as_of_ms[slot]), "item", now_ms)
     ages["catalogue"] = RowAge("default" if library.table.items[slot] is None else "fresh")
     return ages
+
+
+def _session_rows_age(rows: RowsRead, now_ms: int) -> RowAge:
+    """The age of the newest source row of the session's titles."""
+    newest_ms = max((row.as_of_ms for name, row in rows.targets.items() if name.startswith(OF_SESSION)), default=0)
+    if newest_ms == 0 and any(name.startswith(OF_SESSION) for name in rows.stale):
+        return RowAge("stale")
+    return _age(newest_ms, "source_item", now_ms)
 
 
 def _age(as_of_ms: int, view: str, now_ms: int) -> RowAge:

@@ -60,14 +60,17 @@ class Ranker:
 
         sides = self._sides(request)
         context = _to_context(task, query, request, rows, at_ms, self.scorer.library.table.totals.priors(at_ms))
-        found, made = self._score(request, [model for _, model in sides], context, phases)
+        models = [model for _, model in sides]
+        is_shared = len(models) == 1 and self.shared.may_answer(request, models[0])
+        found, made = self._score(request, models, context, phases, is_shared=is_shared)
 
         ranking_id = request.id or str(uuid.uuid4())
         ordered = self._order(ranking_id, request, context, found, made)
         phases.end("rules")
 
         variants = tuple(variant for variant, _ in sides)
-        ranked = Ranked(ranking_id, at_ms, variants, tuple(version_of(side) for side, _ in made), rows, found, ordered)
+        versions = tuple(version_of(side) for side, _ in made)
+        ranked = Ranked(ranking_id, at_ms, variants, versions, rows, found, ordered, is_shared)
         items = to_items(self.scorer, ranked, request.explain)
         groups = to_groups(self.scorer, context, ranked, request)
         if request.log and items and self.rankings.has_broker:
@@ -90,12 +93,18 @@ class Ranker:
         )
 
     def _score(
-        self, request: RankRequest, models: list[LoadedModel | None], context: Context, phases: "_Phases"
+        self,
+        request: RankRequest,
+        models: list[LoadedModel | None],
+        context: Context,
+        phases: "_Phases",
+        *,
+        is_shared: bool,
     ) -> tuple[Found, list[tuple[Prepared, Scored]]]:
         """The candidates, and each model's columns and scores of them."""
         include_seen = context.task is Task.SEARCH if request.include_seen is None else request.include_seen
         model = models[0]
-        if len(models) == 1 and model is not None and self.shared.may_answer(request, model):
+        if is_shared and model is not None:
             found, prepared, scored = self.shared.score(request, model, context, include_seen)
             phases.end("shared")
             return found, [(prepared, scored)]
@@ -162,7 +171,8 @@ class Ranker:
 
 def _degraded(status: Status, rows: RowsRead) -> Iterator[str]:
     if status.store != "ok":
-        yield f"store_{status.store}"
+        # Between the two reads: the member's own rows are there.
+        yield "session_rows" if status.user == "fresh" else f"store_{status.store}"
     if status.model != "ok":
         yield f"model_{status.model}"
     if rows.invalid:

@@ -39,7 +39,9 @@ class Ordered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One request's way so far; two variants and their models' versions where they are interleaved."""
+    """One request's way so far; two variants and their models' versions where they are interleaved; whether its scores
+    are shared with others of the member's cluster.
+    """
 
     ranking_id: str
     at_ms: int
@@ -48,6 +50,7 @@ class Ranked:
     rows: RowsRead
     found: Found
     ordered: Ordered
+    is_shared: bool = False
 
     @property
     def variant(self) -> str:
@@ -141,6 +144,7 @@ def to_ranking(library: Library, ranked: Ranked, request: RankRequest, priors: t
         else pack_inputs(library.table, ranked.ordered.prepared.inputs),
         priors=list(priors),
         schema_hash=SCHEMA_HASH,
+        shared=ranked.is_shared,
     )
 
 

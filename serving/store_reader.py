@@ -45,7 +45,8 @@ class RowKeys(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RowsRead:
-    """What was read, by the row's name: its entity, or `source_item:TITLE` for the session's titles. `targets` are the
+    """What was read, by the row's name: its entity, or `source_item:TITLE` for the session's titles, of which the
+    request's source may be one. `targets` are the
     top lists; `contained` are the offsets in each row that was looked for: none in a row that does not exist. `invalid`
     says why a row cannot be decoded: such a row counts as missing.
     """
@@ -92,7 +93,12 @@ class StoreReader:
         rows = _to_rows(_decoded(wanted, replies, now_ms))
         self._report(wanted, rows.invalid)
         self._remember(keys.user_id, replies[0][1] if rows.user_status == "fresh" else None)
-        of_session = _wanted_of_session(keys, rows.user, now_ms)
+        titles = session_sources(rows.user, now_ms)
+        if keys.source_item_id in titles:
+            rows = _with_own(rows, f"{OF_SESSION}{keys.source_item_id}")
+        of_session: Wanted = {
+            name: (SOURCE_ITEM, title) for title in titles if (name := f"{OF_SESSION}{title}") not in rows.contained
+        }
         if not of_session:
             return rows
         try:
@@ -156,12 +162,6 @@ def _wanted(keys: RowKeys) -> Wanted:
     return {USER.name: (USER, keys.user_id), **{family.name: (family, value) for family, value in targets if value}}
 
 
-def _wanted_of_session(keys: RowKeys, user: UserState, now_ms: int) -> Wanted:
-    """The source rows of the session's titles, but for the request's own source, which is read already."""
-    titles = session_sources(user, now_ms)
-    return {f"{OF_SESSION}{title}": (SOURCE_ITEM, title) for title in titles if title != keys.source_item_id}
-
-
 class _Decoded(NamedTuple):
     """Rows by name: their states, the offsets in them, the newest event times of those that are stale, and why the
     others cannot be decoded.
@@ -203,6 +203,17 @@ def _to_rows(found: _Decoded) -> RowsRead:
         stale=frozenset(found.stale_as_of_ms),
         invalid=found.invalid,
         contained=found.contained,
+    )
+
+
+def _with_own(rows: RowsRead, name: str) -> RowsRead:
+    """The row of the request's source also by its name as one of the session's titles."""
+    own = SOURCE_ITEM.name
+    return replace(
+        rows,
+        targets=rows.targets | {name: rows.targets[own]} if own in rows.targets else rows.targets,
+        stale=rows.stale | {name} if own in rows.stale else rows.stale,
+        contained=rows.contained | {name: rows.contained[own]},
     )
 
 

@@ -118,6 +118,7 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     inputs: bytes = b""
     priors: list[float] = []
     schema_hash: str = ""  # of the features: the registry's and the columns'
+    shared: bool = False  # the features are those of a member without a past, perhaps of a moment ago
 
 
 Engaged = Play | Click | Thumb

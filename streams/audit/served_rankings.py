@@ -3,6 +3,7 @@
 Enters: a `LogReader`. Leaves: `Served`. Called by `skew`.
 """
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,8 +44,7 @@ class Served(NamedTuple):
 
     def read_rows_of(self, titles: list[str]) -> bool:
         """Whether the source rows of these titles were read, or looked for."""
-        own, contained = self.ranking.source_item_id, self.ranking.contained
-        return all(title == own or f"{OF_SESSION}{title}" in contained for title in titles)
+        return all(f"{OF_SESSION}{title}" in self.ranking.contained for title in titles)
 
     def target_rows(self) -> dict[RowName, dict[str, int]]:
         """The target rows that this ranking was made from, and the offsets that each contained; none, if it had no
@@ -78,8 +78,8 @@ class Served(NamedTuple):
         )
 
 
-def read_served(reader: LogReader, last: int) -> tuple[list[Served], int]:
-    """The last rankings with features, oldest first, and how many among them have features of another schema.
+def read_served(reader: LogReader, last: int) -> tuple[list[Served], Counter[str]]:
+    """The last rankings with features, oldest first, and how many among them cannot be compared, by reason.
 
     Looks further and further back: rankings that a backfill brings have no features.
     """
@@ -96,8 +96,9 @@ def read_served(reader: LogReader, last: int) -> tuple[list[Served], int]:
         # Nothing that was not read may be newer than what is taken.
         is_whole = len(begins_ms) == 1 or (len(found) >= last and found[-last][0].broker_ts_ms >= max(begins_ms))
         back *= 4
-    served = [one for record, ranking in found[-last:] if (one := _to_served(record, ranking)) is not None]
-    return served, len(found[-last:]) - len(served)
+    reasons = [_why_not(ranking) for _, ranking in found[-last:]]
+    served = [_to_served(*pair) for pair, why in zip(found[-last:], reasons, strict=True) if why is None]
+    return served, Counter(why for why in reasons if why is not None)
 
 
 def _with_features(record: Record) -> tuple[Record, Ranking] | None:
@@ -108,10 +109,14 @@ def _with_features(record: Record) -> tuple[Record, Ranking] | None:
     return (record, event) if isinstance(event, Ranking) and any(item.features for item in event.items) else None
 
 
-def _to_served(record: Record, ranking: Ranking) -> Served | None:
-    """None for features of another schema."""
+def _why_not(ranking: Ranking) -> str | None:
+    """Why the features of a ranking cannot be compared."""
+    if any(len(item.features) not in (0, FLOAT_BYTES * WIDTH) for item in ranking.items):
+        return "rankings with features of another schema"
+    return "rankings whose scores a cluster shares" if ranking.shared else None
+
+
+def _to_served(record: Record, ranking: Ranking) -> Served:
     items = [item for item in ranking.items if item.features]
-    if any(len(item.features) != FLOAT_BYTES * WIDTH for item in items):
-        return None
     features_NF = np.frombuffer(b"".join(item.features for item in items), np.float32).reshape(-1, WIDTH)
     return Served(f"{record.log}-{record.offset}", ranking, [item.item_id for item in items], features_NF)

@@ -66,8 +66,7 @@ def compare_served(
     report = SkewReport()
     with LogReader(settings) as reader:
         served, others = read_served(reader, last)
-        if others:
-            report.not_compared["rankings with features of another schema"] = others
+        report.not_compared.update(others)
         with connect(settings.redis) as client:
             store = read_checkpoints(client)
         spans = reader.spans((*EVENT_TOPICS, DELTAS))

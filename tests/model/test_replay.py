@@ -9,6 +9,7 @@ from features.delta import Entity
 from features.engagement import Coordinate
 from features.item_columns import recent_engagement
 from features.rows import FOLDS, TARGET_FAMILIES
+from features.top_targets import RETENTION_MS
 from features.user import UserState, fold_user
 from infra.errors import BadInput
 from model.negatives import NegativeSampler, TitleIndex
@@ -17,7 +18,7 @@ from model.replay import Replay
 from model.replay_dataset import Examples, Split, build_examples, split_by_time
 from streams.events import to_engagement
 from streams.labels import Log
-from tests.model.small_log import make_label, make_log
+from tests.model.small_log import BEGIN_MS, make_items, make_label, make_log
 
 EVERYTHING = {"train": 1.0, "middle": 1.0, "calibration": 1.0}
 
@@ -58,6 +59,15 @@ def test_the_replay_folds_as_the_stream_does() -> None:
     slot = replay.table.slot_by_id["t3"]
     sums = np.array(rows[(Entity.ITEM, "t3")].sums, np.float32)  # type: ignore[attr-defined]
     assert replay.table.sums[slot].tolist() == sums.tolist()
+
+
+def test_a_context_has_no_row_that_readers_count_as_stale() -> None:
+    first = make_label("early", "t1", BEGIN_MS, task="more_like_this", source="t0")
+    last_ms = BEGIN_MS + 1 + RETENTION_MS  # the play is the newest that the row of t0 holds
+    for asked_ms, titles in ((last_ms, ["t0"]), (last_ms + 1, [])):
+        asked = make_label("ann", "t2", asked_ms, task="more_like_this", source="t0")
+        replay = Replay(Log(make_items(3), [first, asked]))
+        assert [list(replay.context(label).source_rows) for label in replay.labels_until(asked_ms + 1)] == [[], titles]
 
 
 @pytest.mark.slow

@@ -118,13 +118,28 @@ def test_the_newest_titles_of_a_session_bring_what_members_went_to_next(filled: 
     session = [Moment(at_ms - age_ms, age_ms, int(Kind.CLICK), item_id) for item_id, age_ms in (("t1", 9), ("t2", 8))]
     rows = {
         "t1": TopTargetsState(targets={"t5": Target(at_ms, [0, 2, 0], [0.0, 2.0, 0.0])}),
-        "t2": TopTargetsState(targets={one: Target(at_ms, [0, 2, 0], [0.0, 2.0, 0.0]) for one in ("t3", "t5")}),
+        "t2": TopTargetsState(
+            targets={
+                "t3": Target(at_ms, [0, 2, 0], [0.0, 2.0, 0.0]),
+                "t4": Target(at_ms, [90, 0, 0], [90.0, 0.0, 0.0]),
+                "t6": Target(at_ms, [0, 1, 0], [0.0, 1.0, 0.0]),
+            }
+        ),
     }
     user = UserState(recents={"clicks-0": session})
     context = Context(task=Task.PRE_QUERY, now_ms=at_ms, user=user, source_rows=rows)
     found = find_candidates(*filled, context, False)
-    assert brought(found, "session_row") == ["t3", "t5"]
+    assert brought(found, "session_row") == ["t3", "t5", "t6"]  # of each row in turn; t4 was only shown
     assert brought(find_candidates(*filled, replace(context, now_ms=at_ms + GAP_MS), False), "session_row") == []
+
+
+def test_the_row_of_the_requests_source_is_not_asked_twice(filled: tuple[Scorer, LoadedModel]) -> None:
+    at_ms = now_ms()
+    row = TopTargetsState(targets={f"t{one}": Target(at_ms, [0, 1, 0], [0.0, 1.0, 0.0]) for one in range(3, 9)})
+    user = UserState(recents={"clicks-0": [Moment(at_ms, 1, int(Kind.CLICK), "t2")]})
+    asked = Context(task=Task.MORE_LIKE_THIS, now_ms=at_ms, user=user, source_item_id="t2", source_rows={"t2": row})
+    assert brought(find_candidates(*filled, asked, False), "session_row") == []
+    assert brought(find_candidates(*filled, replace(asked, source_item_id="t1"), False), "session_row")
 
 
 @pytest.mark.parametrize("task", Task)

@@ -151,6 +151,19 @@ def test_explanation_says_how_old_each_feature_is(client: httpx.Client) -> None:
     assert features["query_clicks"]["status"] == "default"
 
 
+def test_what_came_next_is_as_old_as_the_rows_that_say_it(client: httpx.Client, world: World) -> None:
+    world.engage("pat", "t7", source_item_id="t6", age_ms=600_000)
+    for user_id, item_id in (("amy", "t6"), ("joe", "t59")):
+        world.engage(user_id, item_id)
+    known, unknown = (
+        ask(client, user_id=user_id, items=["t7"], explain=True)["items"][0]["features"] for user_id in ("amy", "joe")
+    )
+    assert known["session_next"]["value"] > 0
+    assert known["session_next"]["status"] == known["session_genres"]["status"] == "fresh"
+    assert known["session_next"]["age_ms"] > 500_000 > known["session_genres"]["age_ms"]
+    assert unknown["session_next"] == {"value": 0.0, "part": "short", "status": "default"}
+
+
 def test_each_view_of_a_member_is_stale_beyond_its_own_limit(client: httpx.Client, world: World) -> None:
     world.engage("idle", "t50", age_ms=3 * DAY_MS)
     features = ask(client, user_id="idle", items=["t50"], explain=True)["items"][0]["features"]

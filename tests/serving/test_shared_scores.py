@@ -11,7 +11,7 @@ import pytest
 from infra.settings import Settings
 from model.config import Personalisation, UnicornConfig
 from tests.serving.untrained import save_untrained_artifact
-from tests.serving.world import World, make_items, metric, running_scorer, wait_until
+from tests.serving.world import World, make_items, metric, running_scorer, wait_for_ranking, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,12 @@ def test_the_second_member_of_a_cluster_gets_the_scores_of_the_first_without_wha
     assert kim.keys() - lee.keys() == {"t41"}
     assert lee.keys() - kim.keys() == {"t40"}
     assert all(kim[item_id] == lee[item_id] for item_id in kim.keys() & lee.keys())
+
+
+def test_a_shared_answer_says_so_in_the_log(client: httpx.Client, world_settings: Settings) -> None:
+    for asked, is_shared in (({}, True), ({"explain": True}, False)):
+        answer = client.post("/rank", json={"user_id": "kim", "task": "pre_query", **asked})
+        assert wait_for_ranking(world_settings, answer.json()["ranking_id"]).shared is is_shared
 
 
 def test_another_question_is_another_answer(client: httpx.Client) -> None:

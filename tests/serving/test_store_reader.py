@@ -18,7 +18,7 @@ from infra.errors import StoreTimeout, StoreUnavailable
 from infra.redaction import hash_id
 from infra.settings import Settings
 from serving.breaker import Breaker, BreakerRule
-from serving.rank import to_status
+from serving.rank import _degraded, to_status
 from serving.redis_link import MAX_WAITING, Command, RedisLink
 from serving.store_reader import MAX_REMEMBERED, RowKeys, RowsRead, StoreReader
 from tests.serving.world import World
@@ -72,8 +72,9 @@ def test_the_rows_of_the_sessions_newest_titles_come_with_them(filled: Settings)
     assert list(rows.source_rows(None)) == ["t2"]
 
     asked = read(filled, RowKeys("bea", None, "t2", None), now_ms())
-    assert "source_item:t2" not in asked.contained
-    assert (list(asked.source_rows("t2")), list(asked.targets)) == (["t2"], ["source_item"])
+    assert asked.contained["source_item:t2"] == asked.contained["source_item"]
+    assert asked.targets["source_item:t2"] is asked.targets["source_item"]
+    assert list(asked.source_rows("t2")) == ["t2"]
     later = read(filled, RowKeys("bea", None, None, None), now_ms() + GAP_MS)
     assert list(later.contained) == ["user"]
 
@@ -109,6 +110,7 @@ def test_store_that_stops_answering_between_the_two_reads_costs_only_the_second(
     assert 0 < calls[1] < calls[0]
     status = to_status(rows, has_model=True)
     assert (status.level, status.store, status.user) == ("full", store, "fresh")
+    assert list(_degraded(status, rows)) == ["session_rows"]
 
 
 def test_row_past_its_time_to_live_is_stale_and_empty(filled: Settings) -> None:

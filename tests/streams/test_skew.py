@@ -12,6 +12,7 @@ import pytest
 from features.catalogue import Item
 from features.online_store import connect
 from features.rows import COUNTRY, ITEM, USER
+from features.vector import COLUMN_NAMES
 from infra.clock import now_ms
 from infra.settings import Settings
 from nowrank.cli import main
@@ -19,7 +20,7 @@ from serving.skew_command import artifact_similarities
 from streams.audit import skew_catalogue
 from streams.audit.skew import compare_served
 from streams.audit.skew_report import SkewReport
-from streams.events import Click
+from streams.events import Click, Ranking, ServedItem
 from streams.producer import Producer, new_event_id
 from streams.progress import Advance
 from tests.faults.workload import Load, Workload, send
@@ -158,6 +159,19 @@ def test_without_the_model_its_similarities_are_not_compared(served: Served) -> 
     }
     [reason] = report.not_compared
     assert "is not at hand" in reason
+
+
+def test_scores_that_a_cluster_shares_are_not_compared(served: Served) -> None:
+    features = bytes(4 * len(COLUMN_NAMES))
+    shared = Ranking(
+        ranking_id=new_event_id(), user_id="u1", event_ts_ms=now_ms(), task="pre_query", shared=True,
+        items=[ServedItem(item_id="i1", score=0.0, features=features)],
+    )  # fmt: skip
+    with Producer(served.settings) as producer:
+        producer.deliver([shared])
+    report = served.compare(1)
+    assert (report.rankings, report.exit_code) == (0, 1)
+    assert report.not_compared == {"rankings whose scores a cluster shares": 1}
 
 
 def test_a_title_that_changed_since_is_not_compared_by_its_words(served: Served) -> None:
