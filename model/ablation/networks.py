@@ -34,31 +34,40 @@ from model.weights_file import save_weights
 SCORED_AT_ONCE = 2048
 
 Floats = NDArray[np.float64]
-# Ranks by variant, (B, 2): what one training gives. The whole network ranks the requests with shuffled sessions too.
+# Ranks by variant, (B, 2): what one training gives.
 Ranks = dict[str, Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What all networks of a study learn from and rank, how, and where they are kept."""
+    """What all networks of a study learn from and rank, how, and where they are kept; whether the whole network also
+    ranks the requests with shuffled sessions.
+    """
 
     data: DataSet
     recorded: Recorded
     config: TrainConfig
     folder: Path
+    with_shuffled: bool
+
+    def names(self, variant: Variant) -> set[str]:
+        """What the training of a variant gives the ranks of."""
+        return {variant.name} | ({SHUFFLED} if self.with_shuffled and variant.name == FULL else set())
 
 
 def ranks_of_network(plan: Plan, variant: Variant, seed: int, progress: Progress) -> Ranks:
     """The ranks of one variant and seed, from the folder or from a new training."""
     path = plan.folder / f"{variant.slug}-{seed}.npz"
-    if not path.is_file():
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        ranks = _train_and_rank(plan, variant, seed, progress)
-        staging = path.with_suffix(".part.npz")
-        np.savez(staging, **ranks)  # type: ignore[arg-type]
-        staging.rename(path)
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as arrays:
+            if plan.names(variant) <= set(arrays):
+                return dict(arrays)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    ranks = _train_and_rank(plan, variant, seed, progress)
+    staging = path.with_suffix(".part.npz")
+    np.savez(staging, **ranks)  # type: ignore[arg-type]
+    staging.rename(path)
+    return ranks
 
 
 def _train_and_rank(plan: Plan, variant: Variant, seed: int, progress: Progress) -> Ranks:
@@ -66,9 +75,7 @@ def _train_and_rank(plan: Plan, variant: Variant, seed: int, progress: Progress)
     config = replace(plan.config, model=variant.sizes(plan.config.model), seed=seed)
     tasks = np.array([int(TASK_NAMES[task]) for task in recorded.names.tasks])
     wanted: list[int | None] = [*sorted(set(tasks.tolist()))] if variant.per_task else [None]
-    ranks: Ranks = {variant.name: np.zeros((len(recorded), 2))}
-    if variant.name == FULL:
-        ranks[SHUFFLED] = np.zeros((len(recorded), 2))
+    ranks: Ranks = {name: np.zeros((len(recorded), 2)) for name in sorted(plan.names(variant))}
     for task in wanted:
         data = plan.data if task is None else _of_task(plan.data, task)
         model, catalogue, _ = fit_network(data, config, inf, progress, pretrained_titles(data, config))

@@ -26,7 +26,7 @@ from model.ablation.networks import Plan, ranks_of_network
 from model.ablation.outcome import outcome
 from model.ablation.question import Question
 from model.ablation.requests import read_recorded, record
-from model.ablation.variants import needed
+from model.ablation.variants import COMPARISONS, SHUFFLED, needed
 from model.data_set import MANIFEST, read_data_set, write_data_set
 from model.progress import Progress
 from model.train import build_data_set
@@ -46,7 +46,8 @@ def run_study(log: Log, question: Question, folder: Path, progress: Progress) ->
     data = read_data_set(folder / DATA_SET)
     if not (folder / REQUESTS).is_dir():
         record(log, data, question.max_labels, config.seed, folder / REQUESTS, progress)
-    plan = Plan(data, read_recorded(folder / REQUESTS), config, folder / NETWORKS)
+    compared = [one.minus for group in question.groups for one in COMPARISONS[group]]
+    plan = Plan(data, read_recorded(folder / REQUESTS), config, folder / NETWORKS, SHUFFLED in compared)
     asked = [(variant, seed) for seed in range(question.seeds) for variant in needed(question.groups)]
     ranks = []
     for place, (variant, seed) in enumerate(asked):

@@ -13,7 +13,7 @@ from infra.errors import BadInput
 from model.ablation.question import Question
 from model.ablation.requests import Recorded, read_recorded
 from model.ablation.study import DATA_SET, NETWORKS, REQUESTS, run_study
-from model.ablation.variants import FULL, PER_TASK
+from model.ablation.variants import FULL, PER_TASK, SHUFFLED
 from model.data_set import read_data_set
 from model.evaluate import Scope, evaluate_artifact
 from model.progress import Lines, Silent
@@ -93,6 +93,16 @@ def test_an_interrupted_study_goes_on_to_the_same_result(study: tuple[Path, dict
     again = run_study(small_log, QUESTION, folder, Lines(said.append))
     assert sum(line.startswith("epoch 1 ") for line in said) == 1
     assert _without_time(again) == _without_time(result)
+
+
+def test_shuffled_sessions_are_ranked_only_when_they_are_asked_for(
+    study: tuple[Path, dict[str, Any]], small_log: Log
+) -> None:
+    folder, result = study
+    (folder / NETWORKS / "full-0.npz").unlink()
+    without = run_study(small_log, replace(QUESTION, groups=("baselines",)), folder, Silent())
+    assert SHUFFLED not in without["models"]
+    assert _without_time(run_study(small_log, QUESTION, folder, Silent())) == _without_time(result)
 
 
 def test_another_configuration_is_refused_in_the_same_folder(
