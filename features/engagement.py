@@ -39,7 +39,7 @@ class Task(IntEnum):
 TASK_NAMES = {"pre_query": Task.PRE_QUERY, "search": Task.SEARCH, "more_like_this": Task.MORE_LIKE_THIS}
 
 # As rows hold them; the numbers have no gaps, and an impression is no engagement that is remembered.
-EngagedKind = Annotated[int, Meta(ge=int(Kind.CLICK), le=int(Kind.THUMB))]
+EngagedKind = Annotated[int, Meta(ge=int(Kind.CLICK), le=int(max(Kind)))]
 ThumbNumber = Annotated[int, Meta(ge=int(min(Thumb)), le=int(max(Thumb)))]
 ReactionValue = Annotated[int, Meta(ge=int(min(Thumb)), le=100)]  # a thumb, or the watched share in percent
 

@@ -110,6 +110,12 @@ def test_times_are_the_newest_and_the_oldest_event(log: list[Delta]) -> None:
     assert (state.as_of_ms, state.first_seen_ms) == (max(times, default=0), min(lasting, default=0))
 
 
+def test_every_signal_is_counted_by_a_total_of_its_own() -> None:
+    totals = [fold([item_delta(signal, 1, NOW_MS)]).totals for signal in Signal]
+    assert all(sum(counts) == 1 for counts in totals)
+    assert len({counts.index(1) for counts in totals}) == len(Signal)
+
+
 def test_a_click_one_day_old_is_worth_half_in_the_one_day_sum() -> None:
     state = fold([item_delta(Signal.CLICK, 1, NOW_MS - DAY_MS), item_delta(Signal.PLAY, 1, NOW_MS, 60_000, True)])
     values = dict(zip((spec.name for spec in VIEW.features), VIEW.values(state), strict=True))

@@ -37,30 +37,36 @@ from features.rows import (
     feature_field,
     restore_log_state,
 )
+from features.shown import ShownState, fold_shown
 from features.spec import DType
 from features.user import UserState, fold_user
 from infra.errors import RowInvalid
 
 NOW_MS = 1_750_000_000_123
+REMEMBERED = tuple(kind for kind in Kind if kind is not Kind.IMPRESSION)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def engagement(kind: Kind, event_id: str = "event-0", **fields: Any) -> Engagement:
+    return Engagement(
+        kind=kind,
+        event_id=event_id,
+        user_id="u",
+        event_ts_ms=NOW_MS,
+        ingested_ts_ms=NOW_MS,
+        item_id="ü",
+        query="star wars",
+        thumb=Thumb.DOWN if kind is Kind.THUMB else Thumb.NONE,
+        **fields,
+    )
 
 
 def filled_state(family: RowFamily) -> Any:
     """A state with something in every part."""
     if family is USER:
         state = UserState()
-        for offset, kind in enumerate((Kind.CLICK, Kind.PLAY, Kind.THUMB)):
-            event = Engagement(
-                kind=kind,
-                event_id=f"event-{offset}",
-                user_id="u",
-                event_ts_ms=NOW_MS,
-                ingested_ts_ms=NOW_MS,
-                item_id="ü",
-                query="star wars",
-                thumb=Thumb.DOWN if kind is Kind.THUMB else Thumb.NONE,
-            )
-            fold_user(state, Coordinate(f"{kind.name}-0", offset), event)
+        for offset, kind in enumerate(REMEMBERED):
+            fold_user(state, Coordinate(f"{kind.name}-0", offset), engagement(kind, event_id=f"event-{offset}"))
         return state
     state = family.new_state()
     entity = next(entity for entity, owner in TARGET_FAMILIES.items() if owner is family)
@@ -145,7 +151,7 @@ WRONG_TARGETS = [
     *(targets(**{name: time_ms}) for name in ("row_ms", "touched_ms") for time_ms in NO_TIMES_MS),
 ]
 WRONG_USERS = [
-    *(moments(kind=kind) for kind in (-1, 0, 4, 99, 2**63)),
+    *(moments(kind=kind) for kind in (-1, 0, max(Kind) + 1, 99, 2**63)),
     *(moments(value=value) for value in (-2, 101, 2**63)),
     *(moments(time_ms) for time_ms in NO_TIMES_MS),
     *(memories(title=[NOW_MS, weight]) for weight in NO_SUMS),
@@ -186,7 +192,7 @@ def test_a_row_at_the_bounds_is_a_row(state: ItemState) -> None:
     assert ITEM.decode(packed((state,))) == state
 
 
-@pytest.mark.parametrize("kind", [Kind.CLICK, Kind.PLAY, Kind.THUMB])
+@pytest.mark.parametrize("kind", REMEMBERED)
 @pytest.mark.parametrize("thumb", list(Thumb))
 def test_every_kind_and_every_thumb_that_is_remembered_can_be_read(kind: Kind, thumb: Thumb) -> None:
     recents, _ = moments(kind=kind, value=thumb)
@@ -194,6 +200,29 @@ def test_every_kind_and_every_thumb_that_is_remembered_can_be_read(kind: Kind, t
     state = USER.decode(packed((recents, logs)))
     assert (state.recent[0].kind, state.recent[0].value) == (kind, thumb)
     assert state.active_thumbs().get("t", Thumb.NONE) is thumb
+
+
+@pytest.mark.parametrize("kind", REMEMBERED)
+def test_a_users_row_that_holds_an_engagement_of_any_kind_can_be_read_again(kind: Kind) -> None:
+    state = UserState()
+    fold_user(state, Coordinate("plays-0", 0), engagement(kind))
+    assert decode(USER, encode_row(USER, state, {})).recent[0].kind == kind
+
+
+@pytest.mark.parametrize("kind", REMEMBERED)
+def test_a_row_of_what_was_shown_that_holds_a_reaction_of_any_kind_can_be_read_again(kind: Kind) -> None:
+    state = ShownState()
+    fold_shown(state, "plays-0", engagement(kind), None)
+    assert decode(SHOWN, encode_row(SHOWN, state, {})).reactions == state.reactions
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_delta_of_an_engagement_is_folded_by_the_row_that_it_is_for(kind: Kind) -> None:
+    event = engagement(kind, source_item_id="7", country="NZ", impressions=("ü",) if kind is Kind.IMPRESSION else ())
+    for delta in fold_user(UserState(), Coordinate("plays-0", 0), event).deltas:
+        row = TARGET_FAMILIES[delta.entity].new_state()
+        FOLDS[delta.entity](row, delta)
+        assert row.as_of_ms == NOW_MS
 
 
 @pytest.mark.parametrize(

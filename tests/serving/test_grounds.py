@@ -28,6 +28,11 @@ def test_reasons_are_the_newest_titles_each_with_what_was_done_last() -> None:
     ]
 
 
+def test_every_kind_that_is_remembered_is_a_reason() -> None:
+    for kind in (kind for kind in Kind if kind is not Kind.IMPRESSION):
+        assert list(last_engaged(member(("a", kind, 1)))) == ["a"], kind
+
+
 def test_there_are_no_more_reasons_than_the_limit() -> None:
     context = member(*((f"t{number}", Kind.PLAY, 50) for number in range(REASONS + 2)))
     assert len(last_engaged(context)) == REASONS
