@@ -39,8 +39,8 @@ from features.delta import Delta, Signal
 from features.engagement import Coordinate, Engagement, Kind, Thumb
 from features.feast_repo.apply import apply_feast, feast_folder, open_feast, write_feast_repo
 from features.feast_repo.offline import EVENT_TIMESTAMP_COLUMN, source_file
+from features.item import SIGNALS, ItemState
 from features.item import VIEW as ITEM_VIEW
-from features.item import ItemState
 from features.item_columns import item_columns
 from features.item_table import ItemTable
 from features.online_store import FencedStore, Row, read_states
@@ -182,7 +182,7 @@ def test_both_views_of_a_user_stand_in_one_row(
 
 def test_integers_keep_all_their_bits(feast_store: FeatureStore, store: FencedStore) -> None:
     [row] = store.read_rows(ITEM, ["50"])
-    row.state = ItemState(as_of_ms=2**62 + 1, first_seen_ms=-5, sums=[-0.0, 5e-324, 1e308] * 7)
+    row.state = ItemState(as_of_ms=2**62 + 1, first_seen_ms=-5, sums=[-0.0, 5e-324, 1e308] * len(SIGNALS))
     row.state.updated_ms = NOW_MS
     names, values = [spec.name for spec in ITEM_VIEW.features], ITEM_VIEW.values(row.state)
     pairs = [

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from features.delta import Delta, Entity, Signal
-from features.item import SUMS, ItemState, fold_item
+from features.item import SIGNALS, SUMS, ItemState, fold_item
 from features.online_store import FencedStore
 from features.probe import probe_id
 from features.rows import CONTAINED_FIELD, ITEM, encode_value
@@ -207,7 +207,7 @@ def test_row_that_no_fold_can_have_made_becomes_empty_and_the_log_says_how_to_re
 def test_row_of_a_broker_whose_clock_is_a_little_ahead_is_a_row(
     followed: Followed, settings: Settings, redis_client: redis.Redis
 ) -> None:
-    ahead = ItemState(as_of_ms=now_ms() + MAX_AHEAD_MS // 2, totals=[7] * 7)
+    ahead = ItemState(as_of_ms=now_ms() + MAX_AHEAD_MS // 2, totals=[7] * len(SIGNALS))
     put(redis_client, settings, "i2", ahead)
     wait_until(lambda: followed.plays("i2") == 7)
 

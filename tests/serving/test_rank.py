@@ -15,6 +15,18 @@ DAY_MS = 86_400_000
 ALL = [f"t{number}" for number in range(TITLES)]
 
 
+# Columns of the catalogue, of the request and of the artifact: what they say has no age.
+NEED_NO_ROW = {
+    "title_exact",
+    "title_prefix",
+    "title_word_prefix",
+    "title_fuzzy",
+    "source_genres",
+    "source_similarity",
+    "source_ease",
+}
+
+
 def ask(client: httpx.Client, **fields: Any) -> dict[str, Any]:
     response = client.post("/rank", json={"user_id": "ann", "task": "pre_query"} | fields)
     assert response.status_code == 200, response.text
@@ -149,6 +161,12 @@ def test_explanation_says_how_old_each_feature_is(client: httpx.Client) -> None:
     assert features["item_clicks_1d"]["status"] == "fresh"
     assert features["country_clicks"]["value"] > 0
     assert features["query_clicks"]["status"] == "default"
+
+
+def test_every_column_that_needs_a_row_begins_with_the_name_of_what_the_row_is_of(client: httpx.Client) -> None:
+    features = ask(client, user_id="never-seen", items=["t57"], explain=True)["items"][0]["features"]
+    without_a_row = {name for name, feature in features.items() if feature["status"] == "fresh"}
+    assert without_a_row == NEED_NO_ROW, "a name decides whose row a column is said to be read from: CONTRIBUTING.md"
 
 
 def test_what_came_next_is_as_old_as_the_rows_that_say_it(client: httpx.Client, world: World) -> None:
