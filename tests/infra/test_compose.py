@@ -47,6 +47,7 @@ def test_addresses_are_services_and_the_ports_they_listen_on() -> None:
     for name in OURS:
         found = settings_of(name)
         assert (found.kafka, found.redis) == ("kafka:9092", "redis:6379"), name
+        assert found.scorer_url == f"http://scorer:{settings_of('scorer').scorer_port}", name
     assert "INTERNAL://:9092" in listeners
     assert "INTERNAL://kafka:9092" in SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
 
