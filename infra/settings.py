@@ -128,7 +128,8 @@ class Settings:
     )
     exploration: float = _setting(
         0.0,
-        "share of answers whose last place shows a random candidate, its propensity logged; 0: none",
+        "share of answers, those in rows excepted, whose last place shows a random candidate, its propensity logged; "
+        "0: none",
         minimum=0,
         maximum=1,
     )

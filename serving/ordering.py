@@ -46,7 +46,9 @@ class Ordering:
             indices = stabilise(indices, scored.scores_N, shown, rules.stability_places, rules.stability_margin)
         pinned = _pinned(request, item_ids)
         others = [index for index in indices if index not in pinned] if pinned else indices
-        order = explore(others, request.limit - len(pinned), rules.exploration, random.Random(ranking_id))
+        # Rows show titles beyond the last place too: what is drawn for it would not be the chance of being shown.
+        share = 0.0 if request.groups else rules.exploration
+        order = explore(others, request.limit - len(pinned), share, random.Random(ranking_id))
         order = pin(order, pinned, request.limit)
         self._remember(question, before, [item_ids[index] for index in order.indices], request, context.now_ms)
         return order

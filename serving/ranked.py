@@ -101,11 +101,10 @@ def to_groups(scorer: Scorer, context: Context, ranked: Ranked, request: RankReq
 
 
 def reading_order(groups: list[Group], ranked: Ranked) -> Ordered:
-    """What the rows show, row by row."""
+    """What the rows show, row by row; none of it was drawn (`ordering.py`)."""
     index_by_id = {item_id: index for index, item_id in enumerate(ranked.found.item_ids)}
-    propensities = dict(zip(ranked.ordered.order.indices, ranked.ordered.order.propensities, strict=True))
     indices = [index_by_id[item.item_id] for group in groups for item in group.items]
-    return ranked.ordered._replace(order=Order(indices, [propensities.get(index, 1.0) for index in indices]))
+    return ranked.ordered._replace(order=Order(indices, [1.0] * len(indices)))
 
 
 def to_ranking(library: Library, ranked: Ranked, request: RankRequest, priors: tuple[float, ...]) -> Ranking:

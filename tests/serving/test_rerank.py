@@ -143,18 +143,28 @@ def test_pinned_titles_stand_first_in_their_own_order() -> None:
     assert pin(Order([4, 1, 2], [1.0, 1.0, 0.5]), [2, 7], 3) == Order([2, 7, 4], [1.0, 1.0, 1.0])
 
 
-def test_exploration_draws_for_the_last_place_that_pins_leave() -> None:
+def orders_that_explore(**asked: Any) -> list[Order]:
+    """Two hundred answers to one question, each of which would explore."""
     library = Library(Metrics("scorer"))
     scorer, item_ids = Scorer(library), [f"n{number}" for number in range(10)]
     ordering = Ordering(library, Metrics("scorer"), RerankRules(exploration=1.0))
     context = Context(task=Task.PRE_QUERY, now_ms=now_ms())
     prepared = scorer.prepare(None, context, library.table.slots(item_ids))
     scored = scorer.score(prepared, context.task)
-    request = RankRequest(user_id="ann", task="pre_query", limit=3, pinned=["n7"])
-    orders = [ordering.order(str(draw), request, context, item_ids, prepared, scored) for draw in range(200)]
+    request = RankRequest(user_id="ann", task="pre_query", limit=3, **asked)
+    return [ordering.order(str(draw), request, context, item_ids, prepared, scored) for draw in range(200)]
+
+
+def test_exploration_draws_for_the_last_place_that_pins_leave() -> None:
+    orders = orders_that_explore(pinned=["n7"])
     assert {tuple(order.indices[:2]) for order in orders} == {(7, 0)}
     assert {order.indices[2] for order in orders} == {1, 2, 3, 4, 5, 6, 8, 9}
     assert {order.propensities[2] for order in orders} == {1 / 8}
+
+
+def test_an_answer_in_rows_explores_nothing_since_its_rows_show_more_than_the_list() -> None:
+    orders = orders_that_explore(groups=True)
+    assert all(order == Order([0, 1, 2], [1.0, 1.0, 1.0]) for order in orders)
 
 
 @pytest.mark.parametrize(
