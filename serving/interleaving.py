@@ -30,14 +30,15 @@ def team_draft(first: Sequence[int], second: Sequence[int], draw: random.Random,
     """At most `count` of the candidates in both lists: in each round a coin decides which list picks first, and each
     picks its best that is not yet taken; a list that has no more ends the draft.
 
-    A pick's propensity is its chance given those before it: one half for the first of a round where the lists disagree.
+    A pick's propensity is its chance given those before it: one half for the first of a round on which the lists
+    disagree, since until then nothing tells who leads.
     """
     lists, places = (first, second), [0, 0]
     draft, taken = Draft([], [], []), set[int]()
     wanted = len(set(first) | set(second)) if count is None else count
     while len(draft.picks) < wanted:
-        leader = draw.getrandbits(1)
-        for turn, team in enumerate((leader, 1 - leader)):
+        leader, is_open = draw.getrandbits(1), True
+        for team in (leader, 1 - leader):
             bests = [_advance(lists[side], places, side, taken) for side in (0, 1)]
             best = bests[team]
             if best is None or len(draft.picks) >= wanted:
@@ -45,7 +46,9 @@ def team_draft(first: Sequence[int], second: Sequence[int], draw: random.Random,
             taken.add(best)
             draft.picks.append(best)
             draft.teams.append(team)
-            draft.propensities.append(0.5 if turn == 0 and bests[0] != bests[1] else 1.0)
+            is_agreed = bests[0] == bests[1]
+            draft.propensities.append(0.5 if is_open and not is_agreed else 1.0)
+            is_open = is_open and is_agreed
     return draft
 
 

@@ -3,7 +3,10 @@
 import json
 import random
 import uuid
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations, product
 from pathlib import Path
 
 import msgspec
@@ -75,6 +78,50 @@ def test_each_side_leads_half_of_the_rounds_and_propensities_say_so() -> None:
     assert {tuple(draft.propensities) for draft in drafts} == {(0.5, 1.0, 0.5, 1.0)}
     for first in (0, 3):
         assert sum(draft.picks[0] == first for draft in drafts) / len(drafts) == pytest.approx(0.5, abs=0.03)
+
+
+class Coins(random.Random):
+    """Coins that fall as they are told; one more than these is an error."""
+
+    def __init__(self, faces: tuple[int, ...]) -> None:
+        self.faces = iter(faces)
+
+    def getrandbits(self, k: int, /) -> int:
+        """The next coin."""
+        assert k == 1
+        return next(self.faces)
+
+
+def drafts_of_every_coin(first: Sequence[int], second: Sequence[int]) -> list[Draft]:
+    """The whole draft for each way in which the coins of its rounds can fall, all of them equally likely."""
+    rounds = len({*first, *second})
+    return [team_draft(first, second, Coins(faces)) for faces in product((0, 1), repeat=rounds)]
+
+
+def assert_propensities_are_the_frequencies(first: Sequence[int], second: Sequence[int]) -> None:
+    drafts = drafts_of_every_coin(first, second)
+    begun = Counter(tuple(draft.picks[:end]) for draft in drafts for end in range(len(draft.picks) + 1))
+    for draft in drafts:
+        for place, propensity in enumerate(draft.propensities):
+            before, with_it = tuple(draft.picks[:place]), tuple(draft.picks[: place + 1])
+            assert propensity == begun[with_it] / begun[before], (first, second, with_it)
+
+
+def test_a_propensity_is_how_often_the_title_comes_after_those_before_it_whatever_the_two_orders() -> None:
+    for size in range(1, 6):
+        for second in permutations(range(size)):
+            assert_propensities_are_the_frequencies(range(size), second)
+
+
+@pytest.mark.parametrize(("first", "second"), [("ABC", "AXY"), ("AB", "ABCD"), ("A", "BCD"), ("ABX", "ABY"), ("A", "")])
+def test_propensities_are_frequencies_also_of_lists_that_hold_different_titles(first: str, second: str) -> None:
+    assert_propensities_are_the_frequencies([ord(one) for one in first], [ord(one) for one in second])
+
+
+def test_the_second_pick_of_a_round_is_a_coin_s_where_both_agreed_on_the_first() -> None:
+    drafts = [draft_of([0, 1, 2], [0, 2, 1], seed, 2) for seed in range(4_000)]
+    assert {tuple(draft.propensities) for draft in drafts} == {(1.0, 0.5)}
+    assert sum(draft.picks == [0, 1] for draft in drafts) / len(drafts) == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_winner_has_more_titles_engaged_with() -> None:
