@@ -15,20 +15,22 @@ from features.vector import Context
 from infra.clock import now_ms
 from infra.errors import NowrankError
 from infra.metrics import Metrics
-from model.artifact import CARD, Artifact, load_artifact
+from model.artifact import CARD, NAMES, Artifact, load_artifact
 from serving.experiments import DEFAULT
 from serving.library import Library
 from serving.scorer import POPULARITY, LoadedModel, Scorer
 
 WARM_UP_CANDIDATES = 500
 WARM_UP_RUNS = 3
+# When a file was written, its inode, its size: one that is being copied may grow within a tick of its clock.
+Stamp = tuple[int, int, int]
 
 log = logging.getLogger(__name__)
 
 
 class ArtifactWatch:
-    """Looks at the card in one variant's folder; what has been seen once, good or bad, is not tried again until it
-    changes.
+    """Looks at one variant's folder; what has been seen once is not tried again until its card changes, or, where it
+    was refused, any of its files: a card may come before the files that it vouches for.
     """
 
     def __init__(self, path: Path, scorer: Scorer, metrics: Metrics, variant: str = DEFAULT) -> None:
@@ -36,7 +38,7 @@ class ArtifactWatch:
         self._variant = variant
         self._scorer = scorer
         self._metrics = metrics
-        self._seen: tuple[int, int] | None = None
+        self._seen: dict[str, Stamp | None] = {}
         self._was_refused = False
         self._looking = asyncio.Lock()
 
@@ -49,13 +51,14 @@ class ArtifactWatch:
         """The same now, and also at an artifact that was refused when it was seen last."""
         async with self._looking:
             if self._was_refused:
-                self._seen = None
+                self._seen = {}
             await self._look()
 
     async def _look(self) -> None:
-        stamp = _stamp(self._path / CARD)
-        if stamp is not None and stamp != self._seen:
-            self._seen = stamp
+        stamps = {name: _stamp(self._path / name) for name in NAMES}
+        looked_at = NAMES if self._was_refused else (CARD,)
+        if stamps[CARD] is not None and any(stamps[name] != self._seen.get(name) for name in looked_at):
+            self._seen = stamps
             self._was_refused = not await self._load()
         model = self._scorer.models.get(self._variant)
         if model is not None and model.encoded_version != self._scorer.library.content_version:
@@ -103,9 +106,9 @@ def _encoded(artifact: Artifact, library: Library) -> LoadedModel:
     return LoadedModel(artifact, artifact.encode_items(library.table), version)
 
 
-def _stamp(card: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> Stamp | None:
     try:
-        found = card.stat()
+        found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -1,5 +1,6 @@
 """A model is picked up when it appears, replaced while requests run, and refused when it is damaged."""
 
+import asyncio
 import json
 import logging
 import shutil
@@ -10,8 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from infra.metrics import Metrics
 from infra.settings import Settings
+from model.artifact import CARD, FILES
+from serving.artifact_watch import ArtifactWatch
+from serving.experiments import DEFAULT
+from serving.library import Library
 from serving.reproduce import reproduce_logged
+from serving.scorer import Scorer
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import make_items, running_scorer, wait_for_ranking, wait_until
 
@@ -51,6 +58,43 @@ def test_model_appears_is_replaced_and_a_damaged_one_is_refused(
         (folder / "card.json").write_text(json.dumps(card | {"schema_hash": "another"}))
         wait_until(lambda: "another" in caplog.text)
         assert version(client) == second
+
+
+def test_an_artifact_that_is_whole_only_after_its_card_is_loaded_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, new = tmp_path / "artifact", tmp_path / "new"
+    old_version = save_untrained_artifact(folder, make_items()).version
+    version = save_untrained_artifact(new, make_items()[1:], seed=1).version
+    metrics = Metrics("scorer")
+    scorer = Scorer(Library(metrics))
+    watch = ArtifactWatch(folder, scorer, metrics)
+
+    async def versions_while_it_is_copied() -> list[str]:
+        await watch.look()
+        found = [scorer.models[DEFAULT].artifact.version]
+        for name in (CARD, *FILES):
+            shutil.copyfile(new / name, folder / name)
+            for _ in range(2):
+                await watch.look()
+            found.append(scorer.models[DEFAULT].artifact.version)
+        return found
+
+    assert asyncio.run(versions_while_it_is_copied()) == [old_version] * (1 + len(FILES)) + [version]
+    assert caplog.text.count("is refused") == len(FILES), "once for each of its states, not at every look"
+
+
+def test_a_good_artifact_is_not_read_again_before_its_card_changes(tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    save_untrained_artifact(folder, make_items())
+    metrics = Metrics("scorer")
+    scorer = Scorer(Library(metrics))
+    watch = ArtifactWatch(folder, scorer, metrics)
+    asyncio.run(watch.look())
+    loaded = scorer.models[DEFAULT]
+    (folder / FILES[0]).touch()
+    asyncio.run(watch.look())
+    assert scorer.models[DEFAULT] is loaded
 
 
 def test_answers_during_swaps_are_all_given_and_each_by_one_model(world_settings: Settings, tmp_path: Path) -> None:
