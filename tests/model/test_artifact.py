@@ -18,7 +18,7 @@ from model.replay import Replay
 from model.train import TrainReport
 from nowrank.cli import main
 from streams.labels import Log
-from tests.serving.untrained import save_untrained_artifact
+from tests.serving.untrained import save_untrained_artifact, vouch_for_a_cut_file
 
 Trained = tuple[Path, TrainReport]
 
@@ -41,6 +41,16 @@ def test_a_changed_file_is_refused(copied: Path, name: str) -> None:
     content[len(content) // 2] ^= 1
     (copied / name).write_bytes(content)
     with pytest.raises(ArtifactInvalid, match=name):
+        load_artifact(copied)
+
+
+@pytest.mark.parametrize("size", [0, 5_000])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_its_reader_cannot_read_is_refused_though_the_card_vouches_for_it(
+    copied: Path, name: str, size: int
+) -> None:
+    vouch_for_a_cut_file(copied, name, size)
+    with pytest.raises(ArtifactInvalid, match="cannot be read"):
         load_artifact(copied)
 
 

@@ -10,7 +10,7 @@ import pytest
 import model.served_commands as commands
 from infra.errors import ArtifactInvalid, BadInput
 from model import log_arguments
-from model.artifact import CARD, install_artifact, load_artifact
+from model.artifact import CARD, RANK_GRAPH, install_artifact, load_artifact
 from model.progress import Silent
 from model.promotion import Bounds, Tally, judge, judge_on_log, judge_on_served, list_ndcg
 from model.simulation.simulator import Plan
@@ -21,7 +21,7 @@ from streams.events import encode_event
 from streams.labels import Log
 from streams.served_log import ServedLog
 from tests.model.served_world import simulated_log, with_features
-from tests.serving.untrained import save_untrained_artifact
+from tests.serving.untrained import save_untrained_artifact, vouch_for_a_cut_file
 from tests.serving.world import make_items
 
 pytestmark = pytest.mark.slow
@@ -235,6 +235,24 @@ def test_promote_moves_a_candidate_that_passes_and_leaves_everything_otherwise(
     assert f"now holds {version}" in capsys.readouterr().out
     assert (folder / CARD).stat().st_ino != before
     assert [path.name for path in folder.parent.iterdir()] == ["artifact"]
+
+
+def test_a_graph_that_cannot_be_loaded_is_not_promoted_and_keeps_no_place_from_one_that_can(
+    served: ServedLog,
+    untrained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(commands, "_read", lambda settings, join_again: served)
+    broken = tmp_path / "broken"
+    shutil.copytree(untrained, broken)
+    vouch_for_a_cut_file(broken, RANK_GRAPH, 5_000)
+    assert main(["promote", str(broken), "--current", str(untrained), "--from", "served"]) == 1
+    assert capsys.readouterr().err.startswith(f"nowrank: the artifact in {broken} cannot be read: ")
+    assert main(["promote", str(untrained), "--current", str(broken), "--from", "served", "--ece", "1000"]) == 0
+    assert "the current artifact cannot be compared with" in capsys.readouterr().err
+    assert load_artifact(broken).version == load_artifact(untrained).version
 
 
 def test_an_artifact_is_not_promoted_over_itself_and_a_broken_one_not_at_all(

@@ -4,16 +4,18 @@ Enters: titles, a seed. Leaves: an artifact folder. Called by the scorer's tests
 knowledge.
 """
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
 from features.catalogue import Item
 from features.engagement import Task
 from infra.clock import now_ms
-from model.artifact import Card, save_artifact
+from model.artifact import CARD, Card, save_artifact
 from model.ease import fit_ease
 from model.export import write_graphs
 from model.neighbours import CoPlays
@@ -50,3 +52,12 @@ def save_untrained_artifact(path: Path, items: list[Item], seed: int = 0, config
             "metrics": {},
         },
     )
+
+
+def vouch_for_a_cut_file(path: Path, name: str, size: int) -> None:
+    """Cut a file of an artifact to `size` bytes, and put its checksum in the card right."""
+    cut = (path / name).read_bytes()[:size]
+    (path / name).write_bytes(cut)
+    card = msgspec.json.decode((path / CARD).read_bytes(), type=Card)
+    files = card.files | {name: hashlib.sha256(cut).hexdigest()}
+    (path / CARD).write_bytes(msgspec.json.encode(msgspec.structs.replace(card, files=files)))
