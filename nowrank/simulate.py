@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from infra.clock import monotonic_s, now_ms
 from infra.errors import BadInput
+from model.log_arguments import above_zero
 
 if TYPE_CHECKING:
     from model.simulation.simulator import Plan
@@ -59,9 +60,9 @@ def simulate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--publish", action="store_true", help="send events to the broker, with the times of now")
     parser.add_argument(
-        "--rate", type=float, default=100.0, metavar="EVENTS_PER_S", help="plays, clicks and thumbs (default: 100)"
+        "--rate", type=above_zero, default=100.0, metavar="EVENTS_PER_S", help="plays, clicks and thumbs (default: 100)"
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help="publish for so long (default: until Ctrl-C)")
+    parser.add_argument("--seconds", type=above_zero, metavar="S", help="publish for so long (default: until Ctrl-C)")
     parser.add_argument("--json", action="store_true", help="print the manifest, or the totals, as JSON")
     parser.epilog = EXAMPLES
 
@@ -98,8 +99,6 @@ def _publish(args: argparse.Namespace) -> int:
     from nowrank.simulate_live import Live, publish_live
     from streams.producer import Producer
 
-    if args.rate <= 0:
-        raise BadInput("invalid_field", f"--rate {args.rate}: it must be more than 0 events per second", "rate")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     at_ms = now_ms()
     plan = dataclasses.replace(_plan(args, at_ms), endless=True, label=f"live-{at_ms}")

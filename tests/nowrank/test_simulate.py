@@ -85,7 +85,6 @@ def test_files_are_written_and_called_synthetic(tmp_path: Path, capsys: pytest.C
         ([], "--out"),
         (["--out", "x", "--start", "yesterday"], "yesterday"),
         (["--out", "x", "--titles", "3"], "titles = 3"),
-        (["--publish", "--rate", "0"], "--rate 0"),
     ],
 )
 def test_wrong_use_is_refused_in_one_line(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +92,17 @@ def test_wrong_use_is_refused_in_one_line(words: list[str], named: str, capsys: 
     error = capsys.readouterr().err
     assert error.startswith("nowrank: ")
     assert named in error
+
+
+@pytest.mark.parametrize("said", ["nan", "inf", "0", "-5", "fast"])
+@pytest.mark.parametrize("option", ["--rate", "--seconds"])
+def test_a_rate_and_a_time_are_finite_and_above_zero(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "--publish", f"{option}={said}"])
+    assert ended.value.code == 2
+    assert f"argument {option}: '{said}' is no finite number above 0" in capsys.readouterr().err
 
 
 def test_live_events_keep_to_the_rate_and_carry_the_time_of_sending() -> None:
