@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def run(self) -> str:
-        """A name made from the whole plan: two plans share no id."""
+        """A name made from the whole plan: two plans share no id of an event, a ranking or a session."""
         text = msgspec.json.encode(dataclasses.asdict(self), order="deterministic")
         return hashlib.blake2b(text, digest_size=RUN_CHARS // 2).hexdigest()
 
