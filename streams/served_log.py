@@ -3,12 +3,13 @@
 Enters: settings, or the pieces themselves. Leaves: a `ServedLog`. Called by `nowrank train --from served` and `nowrank
 promote --from served`.
 
-The labels are those of the topic `labels`, if the stage of that name has written any; otherwise the log is joined here,
-by the same function. A ranking is taken once its window is over, by the log's own newest time.
+A ranking's label is the one of the higher version of two: that of the topic `labels`, and that of the log as it is
+joined here, by the same function. The stage `labels` may lag or be stopped; what the log has lost only the topic knows.
+A ranking is taken once its window is over, by the log's own newest time.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ from streams.events import Engaged, Ranking, decode_record
 from streams.shown_labels import LogJoin, RankingLabels, decode_labels, newest_labels
 from streams.topics import EVENT_TOPICS, LABELS
 
-TOPIC, JOINED = "topic", "joined"
+TOPIC, JOINED, BOTH = "topic", "joined", "topic and joined"
 
 
 class LabelledRanking(NamedTuple):
@@ -37,7 +38,8 @@ class LabelledRanking(NamedTuple):
 class ServedLog:
     """Titles, settled rankings in the order of their times, and every engagement in the order of its time.
 
-    `left_out` counts rankings by the reason why they are not here.
+    `labels_from` says where the labels of these rankings come from; `left_out` counts others by the reason why they are
+    not here.
     """
 
     items: list[Item]
@@ -67,9 +69,10 @@ def read_served_log(settings: Settings, *, join_again: bool = False) -> ServedLo
                 elif not is_probe(event.item_id):
                     events.append(event)
         written = {} if join_again else _read_labels(reader)
-    labels = written or joined.labels(settings.label_window_s * 1000)
+    labels = newest_labels([*written.values(), *joined.labels(settings.label_window_s * 1000).values()])
     settled_ms = newest_ms - settings.label_window_s * 1000
-    return settle(items, list(rankings.values()), events, labels, settled_ms, TOPIC if written else JOINED)
+    served = settle(items, list(rankings.values()), events, labels, settled_ms)
+    return replace(served, labels_from=_labels_from(served.rankings, written))
 
 
 def settle(
@@ -78,7 +81,6 @@ def settle(
     events: list[Engaged],
     labels: dict[str, RankingLabels],
     settled_ms: int,
-    labels_from: str = JOINED,
 ) -> ServedLog:
     """The rankings up to `settled_ms` with their labels, and what is left out."""
     left_out: Counter[str] = Counter()
@@ -95,7 +97,13 @@ def settle(
             taken.append(LabelledRanking(ranking, found))
     taken.sort(key=lambda one: (one.ranking.event_ts_ms, one.ranking.ranking_id))
     events.sort(key=lambda event: event.event_ts_ms)
-    return ServedLog(items, taken, events, labels_from, left_out)
+    return ServedLog(items, taken, events, left_out=left_out)
+
+
+def _labels_from(rankings: list[LabelledRanking], written: dict[str, RankingLabels]) -> str:
+    """Which labels hold: those of the topic (also where the join says the same), joined ones, or some of each."""
+    are_written = {labels is written.get(ranking.ranking_id) for ranking, labels in rankings}
+    return BOTH if len(are_written) > 1 else TOPIC if True in are_written else JOINED
 
 
 def _read_labels(reader: LogReader) -> dict[str, RankingLabels]:

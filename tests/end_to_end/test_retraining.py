@@ -18,7 +18,7 @@ from nowrank.cli import main
 from serving.client import Scorer
 from streams.events import Click
 from streams.producer import Producer, new_event_id
-from streams.served_log import ServedLog, read_served_log
+from streams.served_log import TOPIC, ServedLog, read_served_log
 from tests.serving.untrained import save_untrained_artifact
 
 pytestmark = pytest.mark.slow
@@ -56,13 +56,13 @@ def serve(stack: Settings) -> None:
 
 
 def await_log(stack: Settings) -> ServedLog:
-    """The served log once every answer is labelled. The log's own newest time says whose window is over, so it has to
-    go on.
+    """The served log once the stage has labelled every answer. The log's own newest time says whose window is over, so
+    it has to go on.
     """
     deadline_s = monotonic_s() + WAIT_S
     with Producer(stack) as producer:
-        while len((served := read_served_log(stack)).rankings) < ASKED:
-            assert monotonic_s() < deadline_s, served.left_out
+        while len((served := read_served_log(stack)).rankings) < ASKED or served.labels_from != TOPIC:
+            assert monotonic_s() < deadline_s, (served.left_out, served.labels_from)
             producer.send(Click(event_id=new_event_id(), user_id="later", item_id="t0", event_ts_ms=now_ms()))
             producer.flush()
     return served
