@@ -7,10 +7,11 @@ and a sign test, and an exit code. Called by `nowrank.cli`.
 import argparse
 import json
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from infra.connected import broker_settings
-from infra.errors import NowrankError
+from infra.errors import InvalidEvent, NowrankError
 from infra.settings import Settings
 from serving.experiments import JOINT
 from serving.interleaving import Verdict, judge, winner
@@ -74,9 +75,10 @@ def compare(settings: Settings) -> list[Comparison]:
         for span in reader.spans([RANKINGS]).values():
             for record in reader.read_span(span):
                 if record.value is not None and JOINT.encode() in record.value:
-                    ranking = decode_record(record.topic, record.value)
-                    if isinstance(ranking, Ranking) and JOINT in ranking.variant:
-                        answers[ranking.ranking_id] = ranking
+                    with suppress(InvalidEvent):
+                        ranking = decode_record(record.topic, record.value)
+                        if isinstance(ranking, Ranking) and JOINT in ranking.variant:
+                            answers[ranking.ranking_id] = ranking
         for span in reader.spans([CLICKS, PLAYS, THUMBS] if answers else []).values():
             for record in reader.read_span(span):
                 if record.value is not None:

@@ -10,6 +10,7 @@ on the same build and processor the scores must be equal bit for bit.
 """
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from features.engagement import TASK_NAMES
 from features.item_table import ItemTable
 from features.model_inputs import unpack_inputs
 from features.vector import COLUMN_NAMES
-from infra.errors import NowrankError
+from infra.errors import InvalidEvent, NowrankError
 from infra.settings import Settings
 from model.artifact import Artifact, load_artifact
 from serving.experiments import JOINT, artifact_folder
@@ -57,9 +58,10 @@ def find_ranking(reader: LogReader, ranking_id: str) -> Ranking:
     for span in reader.spans([RANKINGS]).values():
         for record in reader.read_span(span):
             if record.value is not None and wanted in record.value:
-                ranking = decode_record(record.topic, record.value)
-                if isinstance(ranking, Ranking) and ranking.ranking_id == ranking_id:
-                    found.append(ranking)
+                with suppress(InvalidEvent):
+                    ranking = decode_record(record.topic, record.value)
+                    if isinstance(ranking, Ranking) and ranking.ranking_id == ranking_id:
+                        found.append(ranking)
     if not found:
         raise NowrankError(f"the log holds no ranking {ranking_id!r}: it was not logged, or its retention is over")
     return max(found, key=lambda ranking: ranking.event_ts_ms)

@@ -71,3 +71,12 @@ def topics(settings: Settings) -> Settings:
     """The settings, once every topic exists; all tests of this process share them: tell your records by their ids."""
     create_topics(settings)
     return settings
+
+
+@pytest.fixture
+def empty_log(tmp_path: Path) -> Iterator[Settings]:
+    """Settings of a broker for one test alone: for what reads everything that a log holds."""
+    with EmbeddedServers(tmp_path / "servers") as running:
+        settings = Settings(state_dir=tmp_path / "state", kafka=running.kafka, redis=running.redis)
+        create_topics(settings)
+        yield settings

@@ -19,8 +19,10 @@ from infra.settings import Settings
 from nowrank.cli import main
 from serving.experiments import DEFAULT, artifact_folder, parse_experiment
 from serving.interleaving import Draft, judge, team_draft, winner
-from serving.reproduce import reproduce_logged
-from streams.events import Click, Ranking, decode_record, encode_event
+from serving.interleaving_command import compare
+from serving.reproduce import find_ranking, reproduce_logged
+from streams.audit.log_reader import LogReader
+from streams.events import Click, Ranking, ServedItem, decode_record, encode_event
 from streams.producer import Producer, new_event_id
 from streams.topics import RANKINGS
 from tests.serving.untrained import save_untrained_artifact
@@ -229,6 +231,19 @@ def test_without_the_second_model_the_answer_is_of_one(both_settings: Settings, 
         answer = client.post("/rank", json={"user_id": "ann", "task": "pre_query", "log": False}).json()
     assert "variant" not in answer
     assert not any("team" in item for item in answer["items"])
+
+
+def test_a_record_that_is_no_event_is_skipped(empty_log: Settings) -> None:
+    answer = Ranking(
+        ranking_id=str(uuid.uuid4()), user_id="ann", event_ts_ms=1_760_000_000_000, task="pre_query",
+        items=[ServedItem(item_id="a", score=1.0, team="x")], variant="x+y",
+    )  # fmt: skip
+    with Producer(empty_log) as producer:
+        producer.send_record(RANKINGS, b'{"note": "a+b", "ranking_id": "%s"}' % answer.ranking_id.encode())
+        producer.deliver([answer])
+    assert [(one.first, one.answers) for one in compare(empty_log)] == [("x", 1)]
+    with LogReader(empty_log) as reader:
+        assert find_ranking(reader, answer.ranking_id) == answer
 
 
 def test_the_variant_that_knows_what_members_like_wins(

@@ -1,30 +1,18 @@
 """The served log on a real broker: whose label holds when the topic and the log do not say the same."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from infra.clock import now_ms
-from infra.embedded import EmbeddedServers
 from infra.settings import Settings
 from streams.events import Click, Ranking, ServedItem, Thumb
 from streams.producer import Producer, new_event_id
 from streams.served_log import BOTH, JOINED, TOPIC, ServedLog, read_served_log
 from streams.shown_labels import ItemLabel, RankingLabels, encode_labels
-from streams.topics import LABELS, create_topics
+from streams.topics import LABELS
 
 pytestmark = pytest.mark.slow
 
 ITEMS = [ServedItem(item_id=item_id, score=0.0) for item_id in ("a", "b")]
-
-
-@pytest.fixture
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A broker of its own: a served log is all that a broker holds."""
-    with EmbeddedServers(tmp_path_factory.mktemp("servers")) as servers:
-        settings = Settings(state_dir=tmp_path_factory.mktemp("state"), kafka=servers.kafka, redis=servers.redis)
-        create_topics(settings)
-        yield settings
 
 
 class World:
@@ -74,8 +62,8 @@ def positives(served: ServedLog) -> dict[str, set[str]]:
     return {one.ranking.ranking_id: one.labels.positives for one in served.rankings}
 
 
-def test_what_the_stage_has_not_read_yet_is_joined_from_the_log(broker: Settings) -> None:
-    world = World(broker)
+def test_what_the_stage_has_not_read_yet_is_joined_from_the_log(empty_log: Settings) -> None:
+    world = World(empty_log)
     world.show("read", "lagging", "unseen")
     for ranking_id in ("read", "lagging"):
         world.write(ranking_id, 1)
@@ -96,8 +84,8 @@ def test_what_the_stage_has_not_read_yet_is_joined_from_the_log(broker: Settings
     assert again.labels_from == JOINED
 
 
-def test_what_the_log_has_lost_is_known_from_the_topic(broker: Settings) -> None:
-    world = World(broker)
+def test_what_the_log_has_lost_is_known_from_the_topic(empty_log: Settings) -> None:
+    world = World(empty_log)
     world.show("old")
     world.write("old", 3, "b")
     world.click("old", "a")
