@@ -1,7 +1,7 @@
 """`nowrank interleaving`: which of two interleaved variants members prefer.
 
-Enters: arguments; the logged rankings and the engagements that name them. Leaves: wins of each variant with an interval
-and a sign test, and an exit code. Called by `nowrank.cli`.
+Enters: arguments; the logged rankings and what became of their titles, by the join behind the labels of training.
+Leaves: wins of each variant with an interval and a sign test, and an exit code. Called by `nowrank.cli`.
 """
 
 import argparse
@@ -11,16 +11,18 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from infra.connected import broker_settings
-from infra.errors import InvalidEvent, NowrankError
+from infra.errors import InvalidEvent
 from infra.settings import Settings
 from serving.experiments import JOINT
 from serving.interleaving import Verdict, judge, winner
 from streams.audit.log_reader import LogReader
-from streams.events import Ranking, Thumb, decode_record
-from streams.topics import CLICKS, PLAYS, RANKINGS, THUMBS
+from streams.events import Ranking, decode_record
+from streams.shown_labels import LogJoin, RankingLabels
+from streams.topics import EVENT_TOPICS
 
-EXAMPLES = """reads every interleaved answer of the log (NOWRANK_INTERLEAVE) and the clicks, plays and thumbs up whose
-`ranking_id` names it; of each answer the variant with more titles engaged with wins
+EXAMPLES = """reads every interleaved answer of the log (NOWRANK_INTERLEAVE) and which of its titles training counts as
+positive: clicked, played or thumbed up, and not thumbed down in the end; of each answer the variant with more of them
+wins
 
 examples:
   nowrank interleaving
@@ -68,44 +70,29 @@ def interleaving(args: argparse.Namespace) -> int:
 
 
 def compare(settings: Settings) -> list[Comparison]:
-    """Every pair of variants in the log; reads four topics, and holds the interleaved answers in memory."""
+    """Every pair of variants in the log, by the titles that training counts as positive; holds all lists of the log and
+    what members did in memory. Raises `BrokerUnavailable`.
+    """
+    joined = LogJoin(settings.future_limit_s * 1000)
     answers: dict[str, Ranking] = {}
-    engaged: dict[str, set[str]] = defaultdict(set)
     with LogReader(settings) as reader:
-        for span in reader.spans([RANKINGS]).values():
+        for span in reader.spans(EVENT_TOPICS).values():
             for record in reader.read_span(span):
-                if record.value is not None and JOINT.encode() in record.value:
-                    with suppress(InvalidEvent):
-                        ranking = decode_record(record.topic, record.value)
-                        if isinstance(ranking, Ranking) and JOINT in ranking.variant:
-                            answers[ranking.ranking_id] = ranking
-        for span in reader.spans([CLICKS, PLAYS, THUMBS] if answers else []).values():
-            for record in reader.read_span(span):
-                if record.value is not None:
-                    _credit(record.topic, record.value, answers, engaged)
-    return _tally(answers, engaged)
+                with suppress(InvalidEvent):
+                    event = decode_record(record.topic, record.value)
+                    joined.add_event(event, record.broker_ts_ms)
+                    if isinstance(event, Ranking) and JOINT in event.variant:
+                        answers.setdefault(event.ranking_id, event)
+    return _tally(answers, joined.labels(settings.label_window_s * 1000))
 
 
-def _credit(topic: str, value: bytes, answers: dict[str, Ranking], engaged: dict[str, set[str]]) -> None:
-    """Note which title of which answer an event is about; a thumb down or taken back speaks for nobody."""
-    try:
-        event = decode_record(topic, value)
-    except NowrankError:
-        return
-    if isinstance(event, Thumb) and event.value not in ("up", "double_up"):
-        return
-    if isinstance(event, Ranking):
-        return
-    answer = answers.get(event.ranking_id or "")
-    if answer is not None and event.user_id == answer.user_id:
-        engaged[answer.ranking_id].add(event.item_id)
-
-
-def _tally(answers: dict[str, Ranking], engaged: dict[str, set[str]]) -> list[Comparison]:
+def _tally(answers: dict[str, Ranking], labels: dict[str, RankingLabels]) -> list[Comparison]:
     winners: dict[str, list[str | None]] = defaultdict(list)
     for ranking_id, ranking in answers.items():
         teams = {item.item_id: item.team for item in ranking.items}
-        winners[ranking.variant].append(winner(teams, engaged.get(ranking_id, ())))
+        outcome = labels[ranking_id]
+        engaged = outcome.positives if outcome.user_id == ranking.user_id else ()
+        winners[ranking.variant].append(winner(teams, engaged))
     comparisons = []
     for variant, found in sorted(winners.items()):
         first, _, second = variant.partition(JOINT)

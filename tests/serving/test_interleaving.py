@@ -22,7 +22,7 @@ from serving.interleaving import Draft, judge, team_draft, winner
 from serving.interleaving_command import compare
 from serving.reproduce import find_ranking, reproduce_logged
 from streams.audit.log_reader import LogReader
-from streams.events import Click, Ranking, ServedItem, decode_record, encode_event
+from streams.events import Click, Engaged, Ranking, ServedItem, Thumb, decode_record, encode_event
 from streams.producer import Producer, new_event_id
 from streams.topics import RANKINGS
 from tests.serving.untrained import save_untrained_artifact
@@ -244,6 +244,42 @@ def test_a_record_that_is_no_event_is_skipped(empty_log: Settings) -> None:
     assert [(one.first, one.answers) for one in compare(empty_log)] == [("x", 1)]
     with LogReader(empty_log) as reader:
         assert find_ranking(reader, answer.ranking_id) == answer
+
+
+def test_wins_are_of_titles_that_training_counts_as_positive_in_whatever_order_events_come(
+    empty_log: Settings,
+) -> None:
+    begin_ms = 1_760_000_000_000
+    items = [ServedItem(item_id=item_id, score=0.0, team=team) for item_id, team in (("a", "x"), ("b", "y"))]
+    said: dict[str, list[tuple[str, str]]] = {
+        "x wins": [("a", "up")],
+        "x wins: changed": [("a", "down"), ("a", "double_up")],
+        "x wins: clicked, no longer down": [("a", "click"), ("a", "down"), ("a", "none")],
+        "y wins": [("a", "click"), ("a", "down"), ("b", "click")],
+        "nobody wins: taken back": [("a", "up"), ("a", "none")],
+        "nobody wins: replaced": [("a", "up"), ("a", "down")],
+        "nobody wins: clicked, then down": [("a", "click"), ("a", "down")],
+    }
+    answers: list[Ranking] = []
+    engaged: list[Engaged] = []
+    for name, reactions in said.items():
+        answers.append(
+            Ranking(
+                ranking_id=name, user_id=f"u-{name}", event_ts_ms=begin_ms, task="pre_query", items=items, variant="x+y"
+            )
+        )
+        for at_ms, (item_id, what) in enumerate(reactions, begin_ms + 1):
+            ids = {"event_id": new_event_id(), "user_id": f"u-{name}", "item_id": item_id, "ranking_id": name}
+            if what == "click":
+                engaged.append(Click(event_ts_ms=at_ms, **ids))
+            else:
+                engaged.append(Thumb(event_ts_ms=at_ms, value=what, **ids))  # type: ignore[arg-type]
+    stranger = msgspec.structs.replace(engaged[0], event_id=new_event_id(), user_id="somebody else", item_id="b")
+    with Producer(empty_log) as producer:
+        producer.deliver([stranger, *reversed(engaged)])
+        producer.deliver(answers)
+    [found] = compare(empty_log)
+    assert (found.answers, found.wins_first, found.wins_second) == (len(said), 3, 1)
 
 
 def test_the_variant_that_knows_what_members_like_wins(
