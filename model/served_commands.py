@@ -79,6 +79,13 @@ def train_from_served(args: argparse.Namespace, config: "TrainConfig", settings:
         config = replace(config, epochs=DEFAULT.epochs)
     out_dir = args.out or settings.artifact_path
     served = _read(settings, args.join_again)
+    propensities = {item.propensity for one in served.rankings for item in one.ranking.items}
+    if args.correction == "ips" and len(propensities) == 1:
+        print(
+            f"all shown titles were logged with the propensity {propensities.pop()}: --correction ips weighs "
+            "them alike, as none does",
+            file=sys.stderr,
+        )
     with shown_progress() as progress:
         report = train_on_served(
             served,

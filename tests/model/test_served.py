@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from infra.errors import BadInput, NowrankError
+from infra.settings import Settings
 from model.artifact import load_artifact
 from model.batches import Catalogue
 from model.config import TrainConfig
@@ -21,6 +22,9 @@ from model.simulation.simulator import Plan
 from model.train import TrainReport
 from model.train_served import numbered_alike, split_served, train_on_served
 from model.unicorn import Unicorn
+from nowrank.cli import main
+from streams.events import Ranking, ServedItem
+from streams.producer import Producer
 from streams.served_log import LabelledRanking, ServedLog, settle
 from tests.model.conftest import SIZES
 from tests.model.served_world import simulated_log, with_features
@@ -204,6 +208,29 @@ def test_weights_are_inverse_propensities_with_a_mean_of_one_and_a_limit() -> No
     np.testing.assert_allclose(weights, [[0.6, 1.2, 1.2]], rtol=1e-6)
     rare = np.array([[1e-9] + [1.0] * 99], np.float32)
     assert inverse_propensities(rare, np.ones(rare.shape, np.bool_)).max() < 20
+
+
+def test_ips_says_when_the_propensities_give_it_nothing_to_weigh(
+    empty_log: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(correction: str) -> str:
+        out = str(empty_log.state_dir / "artifact")
+        assert main(["train", "--from", "served", "--correction", correction, "--out", out]) != 0, "too few rankings"
+        return capsys.readouterr().err
+
+    def show(propensity: float) -> None:
+        items = [ServedItem(item_id=item_id, score=0.0, propensity=propensity) for item_id in ("a", "b")]
+        ids = {"ranking_id": f"r-{propensity}", "user_id": "u"}
+        with Producer(empty_log) as producer:
+            producer.deliver([Ranking(**ids, event_ts_ms=1_760_000_000_000, task="pre_query", items=items)])
+
+    monkeypatch.setenv("NOWRANK_KAFKA", empty_log.kafka)
+    said = "with the propensity 1.0: --correction ips weighs them alike"
+    show(1.0)
+    assert said in train("ips")
+    assert said not in train("none")
+    show(0.5)
+    assert said not in train("ips")
 
 
 def test_padding_changes_no_weight_of_what_was_shown() -> None:
