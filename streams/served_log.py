@@ -91,6 +91,8 @@ def settle(
             left_out["its window is not over"] += 1
         elif found is None:
             left_out["it has no label"] += 1
+        elif found.user_id != ranking.user_id:
+            left_out["its label is another member's, of the same ranking id"] += 1
         elif not ranking.items:
             left_out["it shows nothing"] += 1
         else:

@@ -101,6 +101,15 @@ def test_rankings_whose_window_is_open_or_that_have_no_label_are_left_out(served
     assert dict(settle(served.items, rankings, [], labels, rankings[9].event_ts_ms).left_out) == {"it has no label": 1}
 
 
+def test_a_label_of_another_member_who_was_given_the_same_ranking_id_is_not_taken(served: ServedLog) -> None:
+    first, second = served.rankings[:2]
+    anothers = msgspec.structs.replace(first.labels, user_id="somebody else")
+    labels = {first.labels.ranking_id: anothers, second.labels.ranking_id: second.labels}
+    settled = settle(served.items, [first.ranking, second.ranking], [], labels, second.ranking.event_ts_ms)
+    assert settled.rankings == [second]
+    assert dict(settled.left_out) == {"its label is another member's, of the same ranking id": 1}
+
+
 def test_an_artifact_from_served_rankings_loads_and_says_where_it_comes_from(
     trained: tuple[Path, TrainReport], served: ServedLog
 ) -> None:
