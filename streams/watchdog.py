@@ -31,7 +31,10 @@ class Watchdog:
         self._timeout_s = timeout_s
 
     def beat(self) -> None:
-        """The event loop runs: end the process unless the next beat comes in time."""
+        """The event loop runs: end the process unless the next beat comes in time.
+
+        Should CPython crash over the stack of a thread that runs on, as 3.11 may, that ends the process too.
+        """
         faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=sys.stderr)
 
     def stop(self) -> None:

@@ -22,8 +22,9 @@ EVENTS_PER_S = 300
 GRACEFUL_END_S = 10.0
 LONGEST_PAUSE_S = 15.0
 STALL_TIMEOUT_S = 5.0
-# The timer that watches the loop stands outside of Python and cannot choose another one.
-EXIT_CODE_OF_A_BLOCKED_LOOP = 1
+# The timer that watches the loop stands outside of Python and cannot choose another one. While it writes the stacks of
+# threads that run on, CPython 3.11 may crash, which ends the process as well (python/cpython#131580).
+EXIT_CODES_OF_A_BLOCKED_LOOP = (1, -signal.SIGSEGV)
 
 
 def test_worker_killed_three_times_in_the_middle_of_a_batch(world: World, case: Case) -> None:
@@ -129,18 +130,19 @@ def test_second_worker_joins_and_leaves_under_load(world: World, case: Case) -> 
 
 
 @pytest.mark.parametrize(
-    ("fault", "exit_code"),
-    [("hang session 8", CANNOT_CONTINUE), ("block target 8", EXIT_CODE_OF_A_BLOCKED_LOOP)],
+    ("fault", "exit_codes"),
+    [("hang session 8", (CANNOT_CONTINUE,)), ("block target 8", EXIT_CODES_OF_A_BLOCKED_LOOP)],
     ids=["waits for ever", "blocks the event loop"],
 )
-def test_worker_that_stalls(world: World, case: Case, fault: str, exit_code: int) -> None:
-    case.expects(f"the watchdog ends it with exit code {exit_code}; the next one goes on; every row equal")
+def test_worker_that_stalls(world: World, case: Case, fault: str, exit_codes: tuple[int, ...]) -> None:
+    case.expects(f"the watchdog ends it with exit code {exit_codes[0]}; the next one goes on; every row equal")
     workload = Workload(seed=5)
     worker = world.worker(faults=[fault], stall_timeout_s=STALL_TIMEOUT_S).keep()
     with Load(world.settings, workload, EVENTS_PER_S):
         wait_until(lambda: worker.exit_codes, "the watchdog ends the worker")
         worker.wait_until_ready()
-    assert worker.exit_codes == [exit_code]
+    [ended] = worker.exit_codes
+    assert ended in exit_codes
     case.observes(f"exit code {worker.exit_codes[0]}; {world.check_exact(workload)}")
 
 
