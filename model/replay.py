@@ -9,15 +9,14 @@ An event goes the way that it goes in production: wire event -> engagement (`str
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from features.delta import Entity
 from features.engagement import TASK_NAMES, Coordinate, Kind, Thumb
 from features.item import ItemState
 from features.item_table import ItemTable
-from features.rows import FOLDS, TARGET_FAMILIES
-from features.session import current_session
+from features.rows import FOLDS, TARGET_FAMILIES, RowFamily
 from features.text import normalise_query
 from features.user import UserState, fold_user
 from features.vector import Context
@@ -27,6 +26,25 @@ from streams.events import Engaged, to_engagement
 from streams.labels import Label, Log
 
 PARTITION = 0
+
+
+class FreshRows(Mapping[str, Any]):
+    """Rows by key as readers see them at `now_ms`: those that are stale are not there."""
+
+    def __init__(self, rows: dict[str, Any], family: RowFamily, now_ms: int) -> None:
+        self._rows, self._family, self._now_ms = rows, family, now_ms
+
+    def __getitem__(self, key: str) -> Any:
+        row = self._rows[key]
+        if self._family.is_stale(row.as_of_ms, self._now_ms):
+            raise KeyError(key)
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, row in self._rows.items() if not self._family.is_stale(row.as_of_ms, self._now_ms))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class Replay:
@@ -83,25 +101,20 @@ class Replay:
     def context(self, label: Label) -> Context:
         """The context of a label's request, from the state as it stands; to be used before the next label is taken."""
         query = normalise_query(label.query) if label.query is not None else None
-        user = self.users.get(label.user_id) or UserState()
-        titles = {moment.item_id for moment in current_session(user.recent, label.ts_ms)} | {label.source_item_id or ""}
-        rows = {title: self._row(Entity.SOURCE_ITEM, title, label.ts_ms) for title in titles}
         return Context(
             task=TASK_NAMES[label.task],
             now_ms=label.ts_ms,
-            user=user,
+            user=self.users.get(label.user_id) or UserState(),
             query=query or None,
             source_item_id=label.source_item_id,
             country=label.country,
-            query_targets=self._row(Entity.QUERY, query or "", label.ts_ms),
-            source_rows={title: row for title, row in rows.items() if row is not None},
-            country_targets=self._row(Entity.COUNTRY, label.country or "", label.ts_ms),
+            query_targets=self._rows(Entity.QUERY, label.ts_ms).get(query or ""),
+            source_rows=self._rows(Entity.SOURCE_ITEM, label.ts_ms),
+            country_targets=self._rows(Entity.COUNTRY, label.ts_ms).get(label.country or ""),
         )
 
-    def _row(self, entity: Entity, key: str, now_ms: int) -> Any:
-        """A target's row as readers see it: None where there is none, or a stale one."""
-        row = self.targets[entity].get(key)
-        return None if row is None or TARGET_FAMILIES[entity].is_stale(row.as_of_ms, now_ms) else row
+    def _rows(self, entity: Entity, now_ms: int) -> "FreshRows":
+        return FreshRows(self.targets[entity], TARGET_FAMILIES[entity], now_ms)
 
     def recent_titles(self, user_id: str, count: int) -> list[int]:
         """The last `count` different titles that a user engaged, the newest first."""
