@@ -23,7 +23,6 @@ from features.engagement import TASK_NAMES
 from features.online_store import connect, parse_address, read_states
 from features.rows import CONTAINED_FIELD, COUNTRY, ITEM, QUERY, SOURCE_ITEM, USER, RowFamily
 from features.text import normalise_query
-from features.user import UserState
 from features.vector import Context, session_sources
 from infra.clock import monotonic_s, now_ms
 from infra.metrics import Metrics
@@ -76,8 +75,8 @@ class Floor:
         project = self._settings.feast_project
         at_ms = now_ms()
         states = self._read(wanted_rows(question), at_ms)
-        user = states.get((USER, question.user_id), UserState())
-        states |= self._read([(SOURCE_ITEM, title) for title in session_sources(user, at_ms)], at_ms)
+        titles = session_sources(states[USER, question.user_id], at_ms)
+        states |= self._read([(SOURCE_ITEM, title) for title in titles], at_ms)
         context = _to_context(question, states, at_ms)
         found = question.items or find_candidates(self._scorer, self._model, context, include_seen=True).item_ids
         slots = self._scorer.library.table.slots(found)

@@ -113,7 +113,7 @@ class Replay:
             country_targets=self._rows(Entity.COUNTRY, label.ts_ms).get(label.country or ""),
         )
 
-    def _rows(self, entity: Entity, now_ms: int) -> "FreshRows":
+    def _rows(self, entity: Entity, now_ms: int) -> FreshRows:
         return FreshRows(self.targets[entity], TARGET_FAMILIES[entity], now_ms)
 
     def recent_titles(self, user_id: str, count: int) -> list[int]:

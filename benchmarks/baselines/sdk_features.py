@@ -67,11 +67,8 @@ class FeastReader:
 
     def read_context(self, asked: dict[str, Any], now_ms: int, priors: tuple[float, ...]) -> Context:
         """Everything of a request that is not a candidate, in one call for each of its entities."""
-        text, source, country_code = (
-            normalise_query(asked.get("query") or ""),
-            asked.get("source_item_id"),
-            asked.get("country"),
-        )
+        text = normalise_query(asked.get("query") or "")
+        source, country_code = asked.get("source_item_id"), asked.get("country")
         user = self._read_user(asked["user_id"], now_ms)
         sources = dict.fromkeys((source, *session_sources(user, now_ms)))
         return Context(

@@ -20,10 +20,10 @@ from model.ablation.requests import Recorded
 from model.ablation.variants import BASELINES, COMPARISONS, FULL, Comparison
 from model.intervals import holm, paired_interval
 from model.outcome import SIGNIFICANT
-from model.ranking_metrics import METRICS, ndcg
+from model.ranking_metrics import METRICS
 
 STRONGEST = 3
-# What verdicts are about.
+# What verdicts are about, and by what the strongest are chosen.
 FIRST = "ndcg10"
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ class Gains:
         return np.asarray(self.by_seed.mean(axis=0), np.float64)
 
 
-def gains_of(recorded: Recorded, ranks: list[Ranks], metric: Callable[[Floats], Floats] = ndcg) -> dict[str, Gains]:
+def gains_of(recorded: Recorded, ranks: list[Ranks], metric: Callable[[Floats], Floats]) -> dict[str, Gains]:
     """Everything that ranked, by name: the variants in their order, then the baselines."""
     seeds: dict[str, list[Floats]] = {}
     for one in ranks:
@@ -103,5 +103,5 @@ def _paired(difference: Floats, users: NDArray[np.int64], resamples: int, rng: n
 
 def _strongest(models: dict[str, Any], recorded: Recorded, task: str) -> list[Comparison]:
     """The whole network minus each of the STRONGEST baselines of a task, of the test part, the best first."""
-    names = sorted(recorded.names.baselines[task], key=lambda name: -float(models[name][task]["ndcg10"]))
+    names = sorted(recorded.names.baselines[task], key=lambda name: -float(models[name][task][FIRST]))
     return [Comparison(FULL, name) for name in names[:STRONGEST]]

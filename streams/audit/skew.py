@@ -50,7 +50,6 @@ _OF_TITLE = _columns("title_")
 _OF_PRIORS = np.array(
     [name.startswith("item_share_") or (name.startswith("item_") and name.endswith("_rate")) for name in COLUMN_NAMES]
 )
-_NO_COLUMN = _columns()
 _OF_USER = _columns("user_", "session_")
 _OF_SESSION_ROWS = _columns("session_next")
 _OF_ROW = {family.name: _columns(f"{family.name}_") for family in (ITEM, QUERY, SOURCE_ITEM, COUNTRY)}
@@ -138,9 +137,10 @@ class _Comparison:
             if name[0] == ITEM.name:
                 continue
             family = next(one for one in (QUERY, SOURCE_ITEM, COUNTRY) if one.name == name[0])
-            columns = _OF_SESSION_ROWS if family is SOURCE_ITEM else _NO_COLUMN
-            if family is not SOURCE_ITEM or name[1] == served.ranking.source_item_id:
-                columns = columns | _OF_ROW[family.name]
+            columns = _OF_ROW[family.name]
+            if family is SOURCE_ITEM:
+                is_own = name[1] == served.ranking.source_item_id
+                columns = columns | _OF_SESSION_ROWS if is_own else _OF_SESSION_ROWS
             state = None if self._trouble & contained.keys() else self._rows.target(name, contained)
             if not served.rows_were_read:
                 unknown.columns(columns, "the store did not answer in time")

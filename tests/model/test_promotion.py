@@ -136,6 +136,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ServedLog:
     return with_features(simulated_log(plan, tmp_path_factory.mktemp("judged") / "world"))
 
 
+@pytest.fixture
+def read_served(served: ServedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `nowrank promote --from served` reads."""
+    monkeypatch.setattr(commands, "_read", lambda settings, join_again: served)
+
+
 @pytest.fixture(scope="module")
 def untrained(served: ServedLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an artifact that nobody trained."""
@@ -211,14 +217,10 @@ def test_an_artifact_is_as_good_as_itself_on_served_rankings(served: ServedLog, 
     assert all((one.low, one.high, one.reasons) == (0.0, 0.0, ()) for one in verdicts)
 
 
+@pytest.mark.usefixtures("read_served")
 def test_promote_moves_a_candidate_that_passes_and_leaves_everything_otherwise(
-    served: ServedLog,
-    untrained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "_read", lambda settings, join_again: served)
     folder = tmp_path / "live" / "artifact"
     asked = ["promote", str(untrained), "--current", str(folder), "--from", "served"]
     assert main([*asked, "--json", "--ece", "0"]) == 1
@@ -237,14 +239,10 @@ def test_promote_moves_a_candidate_that_passes_and_leaves_everything_otherwise(
     assert [path.name for path in folder.parent.iterdir()] == ["artifact"]
 
 
+@pytest.mark.usefixtures("read_served")
 def test_a_graph_that_cannot_be_loaded_is_not_promoted_and_keeps_no_place_from_one_that_can(
-    served: ServedLog,
-    untrained: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "_read", lambda settings, join_again: served)
     broken = tmp_path / "broken"
     shutil.copytree(untrained, broken)
     vouch_for_a_cut_file(broken, RANK_GRAPH, 5_000)
