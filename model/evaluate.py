@@ -68,6 +68,7 @@ def evaluate_artifact(
     begin_s = clock.monotonic_s()
     artifact = load_artifact(artifact_dir) if artifact_dir is not None else None
     parts = artifact_parts(artifact, log) if artifact is not None else log_parts(log)
+    log = log.as_known((parts.train_end_ms, parts.middle_end_ms))
     labels = len(log.labels)
     if scope.quick:
         max_labels = max_labels or QUICK_LABELS

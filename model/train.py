@@ -138,6 +138,7 @@ def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress |
             "too_few_labels", f"the log has {len(log.labels)} labels; training needs at least {LEAST_LABELS}"
         )
     split = split_by_time(log)
+    log = log.as_known((split.train_end_ms, split.middle_end_ms))
     replay = Replay(log)
     built = _build(replay, log, split, config, progress or Silent())
     table = replay.table

@@ -3,7 +3,9 @@
 Enters: nothing; sources build these. Leaves: `Label`, `Log`. Read by the import command, training and evaluation.
 """
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from features.catalogue import Item
 from streams.events import Engaged
@@ -26,11 +28,18 @@ class Label:
     source_item_id: str | None
     country: str | None
     events: tuple[Engaged, ...]
+    revised: tuple[tuple[int, bool], ...] = ()
+    """When an event turned what those before it had said, and what they had said; in order."""
 
     @property
     def event_ids(self) -> tuple[str, ...]:
         """The ids of its events, in order."""
         return tuple(event.event_id for event in self.events)
+
+    def as_of(self, end_ms: int) -> "Label":
+        """The label as the events before `end_ms`, which lies after the first of them, have it."""
+        positive = next((before for at_ms, before in self.revised if at_ms >= end_ms), self.positive)
+        return self if positive == self.positive else replace(self, positive=positive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +58,13 @@ class Log:
         """Every event in time order; the events of labels that share a millisecond keep the labels' order."""
         events = [event for label in self.labels for event in label.events]
         return sorted(events, key=lambda event: event.event_ts_ms)
+
+    def as_known(self, ends_ms: Sequence[int]) -> "Log":
+        """The log cut at rising times: the labels of each part as the events before the part's end have them, so that
+        no part is told what happened after it. Those behind the last end stay as they are.
+        """
+        labels = []
+        for label in self.labels:
+            part = bisect_right(ends_ms, label.ts_ms)
+            labels.append(label.as_of(ends_ms[part]) if part < len(ends_ms) else label)
+        return replace(self, labels=labels)

@@ -91,6 +91,7 @@ def record(log: Log, data: DataSet, max_labels: int | None, seed: int, folder: P
     """Replay the log, tune the baselines and write what was tested to `folder`, which never holds a part of it."""
     rng = np.random.default_rng(seed)
     parts = Parts(data.split.train_end_ms, data.split.middle_end_ms)
+    log = log.as_known((parts.train_end_ms, parts.middle_end_ms))
     drawn = draw_roles(log, parts, max_labels, rng)
     roles = Roles({label: role for label, role in drawn.by_label.items() if role != "calibrate"})
     returning = {id(label) for label in _returning(log)}

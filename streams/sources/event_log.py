@@ -92,6 +92,7 @@ def label_of(decision: Decision, searched: Mapping[str, Item]) -> Label:
     stars of MovieLens do; a click alone is positive; a thumb that was taken back says nothing.
     """
     first = decision.events[0]
+    positive, revised = _judge(decision.events)
     told = next((event for event in decision.events if event.task is not None), first)
     if told.task is not None:
         task, query, source = str(told.task), told.query, told.source_item_id
@@ -100,7 +101,7 @@ def label_of(decision: Decision, searched: Mapping[str, Item]) -> Label:
     return Label(
         user_id=first.user_id,
         item_id=first.item_id,
-        positive=is_positive(decision.events),
+        positive=positive,
         ts_ms=first.event_ts_ms,
         task=task,
         session_id=decision.session_id,
@@ -108,12 +109,29 @@ def label_of(decision: Decision, searched: Mapping[str, Item]) -> Label:
         source_item_id=source if task == "more_like_this" else None,
         country=told.country,
         events=tuple(decision.events),
+        revised=revised,
     )
 
 
-def is_positive(events: Iterable[Engaged]) -> bool:
-    """Whether a decision's events, in order, say that the user liked the title: see `label_of`."""
-    thumb, clicked, shares = "none", False, []
+def untitled(item_id: str) -> Item:
+    """A title that nothing but its id is known of."""
+    return Item(item_id=item_id, title=item_id[:LONGEST_TITLE])
+
+
+def _judge(events: Iterable[Engaged]) -> tuple[bool, tuple[tuple[int, bool], ...]]:
+    """What a decision's events, in order, say in the end, and where they said otherwise: `Label.revised`."""
+    said: bool | None = None
+    revised = []
+    for event, positive in _verdicts(events):
+        if said is not None and positive != said:
+            revised.append((event.event_ts_ms, said))
+        said = positive
+    return bool(said), tuple(revised)
+
+
+def _verdicts(events: Iterable[Engaged]) -> Iterator[tuple[Engaged, bool]]:
+    """After each event, whether the user liked the title: see `label_of`."""
+    thumb, clicked, share = "none", False, -1.0
     for event in events:
         match event:
             case Thumb():
@@ -122,15 +140,11 @@ def is_positive(events: Iterable[Engaged]) -> bool:
                 clicked = True
             case Play():
                 known = event.duration_ms > 0
-                shares.append(min(1.0, event.watched_ms / event.duration_ms) if known else 1.0)
-    if thumb != "none":
-        return thumb != "down"
-    return max(shares) >= LEAST_WATCHED if shares else clicked
-
-
-def untitled(item_id: str) -> Item:
-    """A title that nothing but its id is known of."""
-    return Item(item_id=item_id, title=item_id[:LONGEST_TITLE])
+                share = max(share, min(1.0, event.watched_ms / event.duration_ms) if known else 1.0)
+        if thumb != "none":
+            yield event, thumb != "down"
+        else:
+            yield event, share >= LEAST_WATCHED if share >= 0 else clicked
 
 
 def _assigned(event: Engaged, previous: str | None, item: Item | None) -> tuple[str, str | None, str | None]:

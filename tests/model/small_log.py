@@ -10,6 +10,7 @@ from typing import Any
 from features.catalogue import Item
 from streams.events import Click, Play, Thumb
 from streams.labels import Label, Log
+from streams.sources.event_log import log_of_events
 
 GENRES = ("Noir", "Comedy", "Western", "Sci-Fi")
 WORDS = ("night", "paper", "dust", "signal", "city", "clock", "river", "glass", "moon", "road", "storm", "mirror")
@@ -60,6 +61,21 @@ def make_label(
         Thumb(**common("thumb", 2), value="up" if positive else "down"),
     )
     return Label(user_id, item_id, positive, ts_ms, task, f"{user_id}-session", query, source, "US", events)
+
+
+def with_late_thumbs(log: Log, before_ms: int) -> tuple[Log, Log]:
+    """The clicks of a log as `nowrank import` would read them, and the same with a thumb down at its very end on every
+    title that was clicked before `before_ms`.
+    """
+    clicks = [event for event in log.events if isinstance(event, Click)]
+    end_ms = clicks[-1].event_ts_ms
+    thumbs = [
+        Thumb(event_id=f"late-{click.event_id}", user_id=click.user_id, item_id=click.item_id, event_ts_ms=end_ms,
+              value="down")
+        for click in clicks if click.event_ts_ms < before_ms
+    ]  # fmt: skip
+    plain, planted = (log_of_events([*clicks, *more], log.items) for more in ([], thumbs))
+    return plain, planted
 
 
 def make_log(users: int = 40, titles: int = 120, labels_per_user: int = 15, seed: int = 0) -> Log:

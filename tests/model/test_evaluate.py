@@ -16,12 +16,13 @@ from model.outcome import correct, next_overlap, task_result, user_auc
 from model.progress import Silent
 from model.ranked import MODEL, Entrants, Ranked, Ranking, rank_log
 from model.ranking_metrics import ndcg
+from model.replay_dataset import split_by_time
 from model.report import preamble, result_table, slices_table, write_report
 from model.roles import Parts, Roles, choose_labels, draw_roles
 from model.train import TrainReport, train_on_log
 from streams.labels import Log
 from tests.model.conftest import SMALL
-from tests.model.small_log import make_label, make_log
+from tests.model.small_log import make_label, make_log, with_late_thumbs
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +132,13 @@ def test_a_planted_future_event_changes_no_earlier_rank(small_log: Log, trained:
     assert plain.tuned == with_future.tuned
     for task, rankings in plain.rankings.items():
         assert [one.ranks for one in rankings] == [one.ranks for one in with_future.rankings[task]]
+
+
+def test_planted_thumbs_on_titles_of_before_change_neither_what_is_tuned_nor_what_is_tested(small_log: Log) -> None:
+    scope = Scope(max_labels=5, resamples=20, quick=True)
+    logs = with_late_thumbs(small_log, split_by_time(small_log).middle_end_ms)
+    plain, planted = (evaluate_artifact(log, None, scope) for log in logs)
+    assert (plain["tuned"], plain["tasks"]) == (planted["tuned"], planted["tasks"])
 
 
 def test_a_planted_past_event_does_change_ranks(small_log: Log, trained: Trained) -> None:

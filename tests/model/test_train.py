@@ -17,10 +17,11 @@ from model.ranking_metrics import auc
 from model.replay import Replay
 from model.replay_dataset import Examples, build_examples, split_by_time
 from model.switches import is_counted
-from model.train import TrainReport, train_on_log
+from model.train import TrainReport, build_data_set, train_on_log
 from model.unicorn import Unicorn
 from streams.labels import Log
 from tests.model.conftest import SIZES, SMALL
+from tests.model.small_log import with_late_thumbs
 
 QUICK = replace(SMALL, epochs=1, train_labels=200)
 
@@ -107,6 +108,15 @@ def test_the_same_seed_gives_the_same_model_whatever_comes_after_the_middle_part
     )
     assert one.version == other.version
     assert one.version != third.version
+
+
+def test_no_example_knows_a_thumb_that_came_after_its_part(small_log: Log) -> None:
+    plain, planted = with_late_thumbs(small_log, split_by_time(small_log).train_end_ms)
+    assert sum(label.positive for label in plain.labels) > 2 * sum(label.positive for label in planted.labels)
+    one, other = (build_data_set(log, QUICK) for log in (plain, planted))
+    for part in ("train", "middle", "calibration"):
+        assert np.array_equal(getattr(one, part).labels_BK, getattr(other, part).labels_BK)
+        assert np.array_equal(getattr(one, part).pairs_BKF, getattr(other, part).pairs_BKF)
 
 
 @pytest.mark.slow
