@@ -14,22 +14,12 @@ def text_tokens(text: str, limit: int) -> list[int]:
     """Words first, then character trigrams of each word with its edges marked, at most `limit` buckets in [1,
     TEXT_BUCKETS).
     """
-    words = text.split()
-    pieces = [f"w:{word}" for word in words]
-    for word in words:
-        marked = f"^{word}$"
-        pieces += [f"t:{marked[begin : begin + 3]}" for begin in range(max(1, len(marked) - 2))]
-    return [_bucket(piece, TEXT_BUCKETS) for piece in pieces[:limit]]
+    return _tokens(text.split(), limit, end_marked=True)
 
 
 def query_tokens(query: str, limit: int) -> list[int]:
     """Like `text_tokens`, for a query whose last word may still be in the typing: its end is not marked."""
-    words = query.split()
-    pieces = [f"w:{word}" for word in words]
-    for word in words:
-        marked = f"^{word}" + ("$" if word is not words[-1] else "")
-        pieces += [f"t:{marked[begin : begin + 3]}" for begin in range(max(1, len(marked) - 2))]
-    return [_bucket(piece, TEXT_BUCKETS) for piece in pieces[:limit]]
+    return _tokens(query.split(), limit, end_marked=False)
 
 
 def genre_token(genre: str) -> int:
@@ -40,6 +30,15 @@ def genre_token(genre: str) -> int:
 def country_token(country: str | None) -> int:
     """The bucket of a country, in [1, COUNTRY_BUCKETS); 0 when unknown."""
     return 0 if country is None else _bucket(country, COUNTRY_BUCKETS)
+
+
+def _tokens(words: list[str], limit: int, *, end_marked: bool) -> list[int]:
+    marked = [f"^{word}$" for word in words]
+    if marked and not end_marked:
+        marked[-1] = marked[-1][:-1]
+    pieces = [f"w:{word}" for word in words]
+    pieces += [f"t:{word[begin : begin + 3]}" for word in marked for begin in range(max(1, len(word) - 2))]
+    return [_bucket(piece, TEXT_BUCKETS) for piece in pieces[:limit]]
 
 
 def _bucket(piece: str, buckets: int) -> int:

@@ -71,6 +71,10 @@ def test_a_word_in_the_typing_shares_its_trigrams_with_the_whole_word() -> None:
     assert set(begun) <= set(text_tokens("star", 16))
 
 
+def test_only_the_last_word_of_a_query_is_in_the_typing_also_where_it_equals_an_earlier_one() -> None:
+    assert query_tokens("a a", 16)[2] == text_tokens("a", 16)[1]
+
+
 def test_an_unknown_country_is_the_padding_token() -> None:
     assert country_token(None) == 0
     assert 1 <= country_token("NZ") < COUNTRY_BUCKETS
