@@ -1,6 +1,6 @@
-"""The front door: `from nowrank import Producer, Scorer`.
+"""The front door: `from nowrank import Click, Producer, Scorer`.
 
-Enters: nothing. Leaves: the clients that people outside import, each loaded only when it is asked for.
+Enters: nothing. Leaves: the clients and events that people outside import, each loaded only when it is asked for.
 """
 
 from importlib import import_module
@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from serving.client import AsyncScorer, Scorer
     from serving.retries import RetryPolicy
-    from streams.producer import Producer
+    from streams.events import Click, Play, Thumb
+    from streams.producer import Producer, new_event_id
 
-__all__ = ["AsyncScorer", "Producer", "RetryPolicy", "Scorer"]
+__all__ = ["AsyncScorer", "Click", "Play", "Producer", "RetryPolicy", "Scorer", "Thumb", "new_event_id"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncScorer": "serving.client",
+    "Click": "streams.events",
+    "Play": "streams.events",
     "Producer": "streams.producer",
     "RetryPolicy": "serving.retries",
     "Scorer": "serving.client",
+    "Thumb": "streams.events",
+    "new_event_id": "streams.producer",
 }
 
 

@@ -19,7 +19,8 @@ from infra.errors import InvalidRequest, ScorerUnavailable
 from nowrank.cli import main
 from serving.client import AsyncScorer, Scorer
 from serving.retries import RetryPolicy
-from streams.events import Click, Play
+from streams.events import Click, Play, Thumb
+from streams.producer import Producer, new_event_id
 from tests.serving.world import wait_until
 
 pytestmark = pytest.mark.slow
@@ -82,6 +83,8 @@ def test_async_client_ranks_and_sends_events(url: str) -> None:
 
 def test_the_front_door_leads_to_both_clients() -> None:
     assert (nowrank.Scorer, nowrank.AsyncScorer, nowrank.RetryPolicy) == (Scorer, AsyncScorer, RetryPolicy)
+    assert (nowrank.Producer, nowrank.new_event_id) == (Producer, new_event_id)
+    assert (nowrank.Click, nowrank.Play, nowrank.Thumb) == (Click, Play, Thumb)
 
 
 def test_rank_command_prints_rows(url: str, capsys: pytest.CaptureFixture[str]) -> None:
