@@ -154,7 +154,7 @@ def pair_matrix(table: ItemTable, slots: Slots, context: Context, similarities: 
             {context.source_item_id or "": 1.0},
             context.title_weights,
             _session_counts(context.session),
-            _thumbs(context.user),
+            context.user.active_thumbs(),
         )
     )
     profiles = np.stack([genre_profile(table, *weighed) for weighed in (source, weights, counts)], axis=1)
@@ -264,12 +264,6 @@ def _decayed_targets(state: TopTargetsState, now_ms: int, half_life_ms: int) -> 
     sums = np.fromiter(chain.from_iterable([target.sums for target in targets]), np.float64, size * len(SIGNALS))
     sums = sums.reshape(size, len(SIGNALS)).T[1:]
     return np.asarray(np.maximum(sums, 0.0) * np.exp2(-np.maximum(ages_ms, 0) / half_life_ms))
-
-
-def _thumbs(user: UserState) -> dict[str, int]:
-    return {
-        item_id: memory.thumb for log in user.logs.values() for item_id, memory in log.thumbs.items() if memory.thumb
-    }
 
 
 def _session_counts(session: list[Moment]) -> dict[str, float]:

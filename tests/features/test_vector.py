@@ -178,6 +178,12 @@ def test_disliked_titles_count_against_their_genres(table: ItemTable) -> None:
     assert column(table, "user_genres", critic) == [0, 0, -1, 0]
 
 
+def test_which_of_two_logs_has_the_say_about_a_title_does_not_depend_on_which_was_read_first(table: ItemTable) -> None:
+    up, down = (user(thumbs={ALIEN: thumb}).logs["log"] for thumb in (Thumb.UP, Thumb.DOWN))
+    for logs in ({"thumbs-0": up, "thumbs-1": down}, {"thumbs-1": down, "thumbs-0": up}):
+        assert column(table, "user_thumb", context(user=UserState(logs=logs))) == [0, 0, -1, 0]
+
+
 def test_only_the_open_session_counts_and_a_thumb_down_counts_against(table: ItemTable) -> None:
     busy = context(
         user=user(
