@@ -11,7 +11,7 @@ our own stand beside: `_in`, the contained offsets by log, and `_log`, what only
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import mmh3
@@ -29,37 +29,32 @@ from infra.errors import RowInvalid
 CONTAINED_FIELD = b"_in"
 LOG_FIELD = b"_log"
 _FEAST_STRING = 2
+_LENGTH_BYTES = 4
 _double = struct.Struct("<Bd").pack
 _length = struct.Struct("<I").pack
 
 
 def entity_key(join_key: str, value: str, project: str) -> bytes:
     """The Redis key of a row: Feast's entity key v3 of one string entity, then the project."""
-    name, text = join_key.encode(), value.encode()
-    return b"".join(
-        (
-            _length(1),
-            _length(_FEAST_STRING),
-            _length(len(name)),
-            name,
-            _length(_FEAST_STRING),
-            _length(len(text)),
-            text,
-            project.encode(),
-        )
-    )
+    text = value.encode()
+    return b"".join((entity_prefix(join_key), _length(_FEAST_STRING), _length(len(text)), text, project.encode()))
 
 
-def entity_value(key: bytes, join_key: str, project: str) -> str:
-    """The entity's value in a key made by `entity_key`."""
-    begin = 4 + 4 + 4 + len(join_key.encode()) + 8
-    return key[begin : len(key) - len(project.encode())].decode()
-
-
+@cache
 def entity_prefix(join_key: str) -> bytes:
     """What every key of this entity begins with."""
     name = join_key.encode()
     return b"".join((_length(1), _length(_FEAST_STRING), _length(len(name)), name))
+
+
+def value_in_key(key: bytes, join_key: str, project: str) -> bytes | None:
+    """The entity's value in a key; None for a key of another entity or project."""
+    prefix, suffix = entity_prefix(join_key), project.encode()
+    begin, end = len(prefix) + 2 * _LENGTH_BYTES, len(key) - len(suffix)  # after the value's type and length
+    length = int.from_bytes(key[begin - _LENGTH_BYTES : begin], "little")
+    if begin + length != end or not key.startswith(prefix) or not key.endswith(suffix):
+        return None
+    return key[begin:end]
 
 
 def feature_field(view: str, feature: str) -> bytes:

@@ -20,7 +20,7 @@ import redis
 from features.item import ItemState
 from features.online_store import GENERATION_KEY, connect
 from features.probe import is_probe
-from features.rows import CONTAINED_FIELD, ITEM, decode_contained, entity_prefix, entity_value
+from features.rows import CONTAINED_FIELD, ITEM, decode_contained, entity_prefix, value_in_key
 from infra.clock import monotonic_s, now_ms
 from infra.errors import RowInvalid
 from infra.redaction import describe_failure, hash_id
@@ -35,7 +35,6 @@ MAX_ROWS = 1_500_000
 MAX_AHEAD_MS = 600_000  # two clocks differ by less; the totals of the last 30 minutes fade by what a row is ahead
 FIRST_RETRY_S, LAST_RETRY_S = 0.1, 2.0
 PREFIX = entity_prefix(ITEM.join_key)
-_LENGTH_AT = len(PREFIX) + 4  # after the value's type
 _FOLLOWED = ("PREFIX", PREFIX, "PREFIX", GENERATION_KEY)
 _FIELDS = [*ITEM.packed_fields, CONTAINED_FIELD]
 
@@ -66,7 +65,6 @@ class NearCache:
         self._settings = settings
         self._deliver = deliver
         self._report = report
-        self._project = settings.feast_project.encode()
         self._known: set[str] = set()  # the very strings that were handed on: ids cost memory once
         self._changed: dict[str, float] = {}
         self._all_changed = False
@@ -203,12 +201,11 @@ class NearCache:
         """The item that a key is of; None for a key of another project, for one that is no text, and for a canary's
         title.
         """
-        end = len(key) - len(self._project)
-        length = int.from_bytes(key[_LENGTH_AT : _LENGTH_AT + 4], "little")
-        if _LENGTH_AT + 4 + length != end or key[end:] != self._project:
+        value = value_in_key(key, ITEM.join_key, self._settings.feast_project)
+        if value is None:
             return None
         try:
-            item_id = entity_value(key, ITEM.join_key, self._settings.feast_project)
+            item_id = value.decode()
         except UnicodeDecodeError:
             return None
         return None if is_probe(item_id) else item_id

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from features.online_store import CHECKPOINT_KEY, GENERATION_KEY, connect, no_answer
-from features.rows import CONTAINED_FIELD, FAMILIES, RowFamily, decode_contained, entity_prefix
+from features.rows import CONTAINED_FIELD, FAMILIES, RowFamily, decode_contained, value_in_key
 from infra.errors import StoreUnavailable
 from streams.checkpoints import Checkpoint, decode_checkpoints
 
@@ -23,8 +23,6 @@ LAST_ORDINAL = 1 << 40  # higher than any; (offset - 1, LAST_ORDINAL) in the map
 SCAN_COUNT = 2_000
 BATCH_ROWS = 500
 TIMEOUT_S = 30.0
-_PREFIXES = {entity_prefix(family.join_key): family for family in FAMILIES}
-_LENGTH_BYTES = 4
 
 
 @dataclass(slots=True)
@@ -102,13 +100,9 @@ def count_keys(connection_string: str) -> int:
 
 def row_name(key: bytes, project: str) -> tuple[RowFamily, str] | None:
     """Whose row a key is; None for a key that is no row of the project."""
-    suffix = project.encode()
-    for prefix, family in _PREFIXES.items():
-        if key.startswith(prefix):
-            begin = len(prefix) + 2 * _LENGTH_BYTES
-            length = int.from_bytes(key[begin - _LENGTH_BYTES : begin], "little")
-            if key[begin + length :] == suffix:
-                return family, key[begin : begin + length].decode(errors="replace")
+    for family in FAMILIES:
+        if (value := value_in_key(key, family.join_key, project)) is not None:
+            return family, value.decode(errors="replace")
     return None
 
 

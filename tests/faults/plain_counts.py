@@ -15,7 +15,7 @@ import redis
 
 from features.engagement import Thumb as ThumbValue
 from features.online_store import read_states
-from features.rows import COUNTRY, ITEM, QUERY, SOURCE_ITEM, USER, RowFamily, entity_prefix, entity_value
+from features.rows import COUNTRY, ITEM, QUERY, SOURCE_ITEM, USER, RowFamily, entity_prefix, value_in_key
 from features.user import RECENT_CAPACITY
 from streams.events import Click, Engaged, Play, Ranking, Thumb
 from tests.faults.workload import QUERIES, Sent
@@ -126,7 +126,7 @@ class PlainCounts:
 def read_all(client: redis.Redis, project: str, family: RowFamily) -> dict[str, Any]:
     """The state of every row of a family that the store holds."""
     keys = list(client.scan_iter(match=_glob(entity_prefix(family.join_key)) + b"*", count=SCAN_COUNT))
-    values = [entity_value(key, family.join_key, project) for key in keys]
+    values = [value.decode() for key in keys if (value := value_in_key(key, family.join_key, project)) is not None]
     states: dict[str, Any] = {}
     for begin in range(0, len(values), READ_AT_ONCE):
         part = values[begin : begin + READ_AT_ONCE]

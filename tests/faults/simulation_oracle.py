@@ -23,8 +23,7 @@ from features.rows import (
     USER,
     RowFamily,
     encode_row,
-    entity_prefix,
-    entity_value,
+    value_in_key,
 )
 from features.user import UserState
 from streams.checkpoints import Checkpoint, decode_checkpoints
@@ -108,9 +107,8 @@ def stored_rows(server: SimulatedRedis) -> dict[RowName, Row]:
     reader = SimulatedStore(server)
     found: dict[RowName, Row] = {}
     for family in FAMILIES:
-        prefix = entity_prefix(family.join_key)
-        keys = [key for key in server.contents.hashes if key.startswith(prefix)]
-        values = [entity_value(key, family.join_key, PROJECT) for key in keys]
+        held = (value_in_key(key, family.join_key, PROJECT) for key in server.contents.hashes)
+        values = [value.decode() for value in held if value is not None]
         rows = reader.read_rows(family, values)
         found |= {(family.name, value): row for value, row in zip(values, rows, strict=True)}
     return found

@@ -33,9 +33,9 @@ from features.rows import (
     encode_value,
     entity_key,
     entity_prefix,
-    entity_value,
     feature_field,
     restore_log_state,
+    value_in_key,
 )
 from features.shown import ShownState, fold_shown
 from features.spec import DType
@@ -277,8 +277,17 @@ def test_a_row_that_does_not_exist_contains_nothing() -> None:
 @given(TEXTS, st.text("abcdefghijklmnopqrstuvwxyz_0", min_size=1))
 def test_the_entity_is_read_back_from_its_key(value: str, project: str) -> None:
     key = entity_key("item_id", value, project)
-    assert entity_value(key, "item_id", project) == value
+    assert value_in_key(key, "item_id", project) == value.encode()
     assert key.startswith(entity_prefix("item_id"))
+
+
+@given(TEXTS)
+def test_a_key_of_another_entity_or_project_holds_no_value(value: str) -> None:
+    key = entity_key("item_id", value, "nowrank")
+    for join_key, project in (("user_id", "nowrank"), ("item_i", "nowrank"), ("item_id", "xnowrank"), ("item_id", "x")):
+        assert value_in_key(key, join_key, project) is None
+        assert value_in_key(entity_key(join_key, value, project), "item_id", "nowrank") is None
+    assert all(value_in_key(key[:length], "item_id", "nowrank") is None for length in range(len(key)))
 
 
 @given(st.binary(max_size=40_000))
