@@ -10,9 +10,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from features.bounds import TimestampMs
+from features.bounds import Country, Id, TimestampMs
 
-ItemId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$(?!\n)")]
 Title = Annotated[str, Meta(min_length=1, max_length=512)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 
@@ -20,14 +19,14 @@ Name = Annotated[str, Meta(min_length=1, max_length=128)]
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One title. An empty `countries` means everywhere; a `deleted` title keeps its name but is never recommended."""
 
-    item_id: ItemId
+    item_id: Id
     title: Title
     kind: Name = "movie"
     genres: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
     people: Annotated[tuple[Name, ...], Meta(max_length=256)] = ()
     year: Annotated[int, Meta(ge=1800, le=2200)] | None = None
     available_from_ms: TimestampMs | None = None
-    countries: Annotated[tuple[Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)")], ...], Meta(max_length=300)] = ()
+    countries: Annotated[tuple[Country, ...], Meta(max_length=300)] = ()
     deleted: bool = False
 
     def is_available(self, country: str | None, now_ms: int) -> bool:

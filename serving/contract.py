@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from features.bounds import ID_PATTERN, MAX_ID_CHARS, Country, Id
 from features.text import MAX_QUERY_CHARS, normalise_query
 from infra.errors import InvalidRequest
 from serving.experiments import DEFAULT
-from streams.events import ID_PATTERN, MAX_ID_CHARS, Country, Id, Query, TaskName
+from streams.events import Query, TaskName
 
 MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 100

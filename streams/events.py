@@ -10,23 +10,19 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from features.bounds import MAX_TIMESTAMP_MS, TimestampMs
+from features.bounds import MAX_TIMESTAMP_MS, Country, Id, TimestampMs
 from features.engagement import Engagement, Kind
 from features.engagement import Thumb as ThumbValue
 from features.text import MAX_QUERY_CHARS, normalise_query
 from infra.errors import InvalidEvent
 from streams import topics
 
-MAX_ID_CHARS = 128
 MAX_EVENT_BYTES = 64 * 1024
 FUTURE_LIMIT_MS = 300_000
 
-ID_PATTERN = r"^[^\x00-\x1f\x7f]*$(?!\n)"
-Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN)]
 EventId = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[0-9A-Za-z-]+$(?!\n)")]
 DurationMs = Annotated[int, Meta(ge=0, le=30 * 24 * 3600 * 1000)]
 Query = Annotated[str, Meta(max_length=MAX_QUERY_CHARS)]
-Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}$(?!\n)")]
 TaskName = Literal["search", "more_like_this", "pre_query"]
 
 Reason = Literal[
