@@ -19,7 +19,7 @@ from infra.clock import monotonic_s
 from infra.errors import BrokerUnavailable, InvalidEvent
 from infra.settings import NO_BROKER, Settings
 from streams import topics
-from streams.events import MAX_EVENT_BYTES, invalid_event
+from streams.events import decode_value, invalid_event
 from streams.log_ends import read_log_ends
 
 POLL_MS = 500
@@ -40,16 +40,7 @@ def encode_item(item: Item) -> bytes:
 
 def decode_item(value: bytes) -> Item:
     """The title in a record or an HTTP body; raises `InvalidEvent` with a reason code."""
-    if not value:
-        raise InvalidEvent("empty", "the record has no value; a title is one JSON object")
-    if len(value) > MAX_EVENT_BYTES:
-        raise InvalidEvent("oversized", f"the record has {len(value)} bytes; a title has at most {MAX_EVENT_BYTES}")
-    try:
-        return _DECODER.decode(value)
-    except msgspec.ValidationError as error:
-        raise invalid_event(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidEvent("malformed_json", f"the record is not JSON: {error}") from error
+    return decode_value(_DECODER, value, "a title")
 
 
 def convert_item(value: Any) -> Item:

@@ -5,7 +5,7 @@ code; from those, `Engagement`. Called by the producer client, the scorer's `POS
 """
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -117,6 +117,7 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     shared: bool = False  # the features are those of a member without a past, perhaps of a moment ago
 
 
+T = TypeVar("T")
 Engaged = Play | Click | Thumb
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     struct.topic: msgspec.json.Decoder(struct) for struct in (Play, Click, Thumb, Ranking)
@@ -144,18 +145,21 @@ def events_schema() -> dict[str, Any]:
 
 def decode_record(topic: str, value: bytes | None) -> Engaged | Ranking:
     """The event that a topic's record holds; raises `InvalidEvent` with a reason code."""
-    return _decode(_DECODERS[topic], value)  # type: ignore[no-any-return]
+    event: Engaged | Ranking = decode_value(_DECODERS[topic], value, "an event")
+    if isinstance(event, Ranking) and not all(math.isfinite(item.score) for item in event.items):
+        raise InvalidEvent("invalid_field", "scores must be finite", "items[].score")
+    return event
 
 
 def decode_engaged(value: bytes | None) -> Engaged:
     """The play, click or thumb in a body whose `type` says which; raises `InvalidEvent`."""
-    return _decode(_ENGAGED_DECODER, value)  # type: ignore[no-any-return]
+    return decode_value(_ENGAGED_DECODER, value, "an event")
 
 
 def convert_engaged(value: Any) -> Engaged:
     """The play, click or thumb in already decoded JSON; raises `InvalidEvent`."""
     try:
-        return _checked(msgspec.convert(value, Engaged))  # type: ignore[no-any-return]
+        return msgspec.convert(value, Engaged)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise invalid_event(error) from error
 
@@ -199,23 +203,18 @@ def to_engagement(event: Engaged | Ranking, broker_ts_ms: int, future_limit_ms: 
             return Engagement(kind=Kind.CLICK, event_id=event.event_id, item_id=event.item_id, **common)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], value: bytes | None) -> Any:
-    if value is None or not value:
-        raise InvalidEvent("empty", "the record has no value; an event is one JSON object")
+def decode_value(decoder: msgspec.json.Decoder[T], value: bytes | None, noun: str) -> T:
+    """What a record's value holds; raises `InvalidEvent` with a reason code and a message about `noun`."""
+    if not value:
+        raise InvalidEvent("empty", f"the record has no value; {noun} is one JSON object")
     if len(value) > MAX_EVENT_BYTES:
-        raise InvalidEvent("oversized", f"the record has {len(value)} bytes; an event has at most {MAX_EVENT_BYTES}")
+        raise InvalidEvent("oversized", f"the record has {len(value)} bytes; {noun} has at most {MAX_EVENT_BYTES}")
     try:
-        return _checked(decoder.decode(value))
+        return decoder.decode(value)
     except msgspec.ValidationError as error:
         raise invalid_event(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidEvent("malformed_json", f"the record is not JSON: {error}") from error
-
-
-def _checked(event: Any) -> Any:
-    if isinstance(event, Ranking) and not all(math.isfinite(item.score) for item in event.items):
-        raise InvalidEvent("invalid_field", "scores must be finite", "items[].score")
-    return event
 
 
 def invalid_event(error: msgspec.ValidationError) -> InvalidEvent:
