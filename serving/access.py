@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.clock import monotonic_s
@@ -20,7 +21,6 @@ from serving.problems import make_problem, problem_response
 
 GUARDED = frozenset({"/rank", "/events", "/items"})
 MAX_CALLERS = 10_000
-CHALLENGE = {"WWW-Authenticate": 'Bearer realm="nowrank"'}
 
 
 class Tokens:
@@ -49,6 +49,12 @@ def bearer_token(scope: Scope) -> bytes | None:
             scheme, _, token = value.partition(b" ")
             return token.strip() if scheme.lower() == b"bearer" else None
     return None
+
+
+def unauthorized() -> Response:
+    """What a request without a token of its route gets: status 401, and how to ask."""
+    problem = make_problem("unauthorized", "this route needs the header `Authorization: Bearer TOKEN`")
+    return problem_response(problem, {"WWW-Authenticate": 'Bearer realm="nowrank"'})
 
 
 @dataclass(slots=True)
@@ -114,8 +120,7 @@ class Access:
             response = problem_response(problem, {"Retry-After": str(max(1, math.ceil(wait_s)))})
         elif self._tokens and bearer is None:
             self._metrics.count("nowrank_scorer_refused_total", reason="token")
-            problem = make_problem("unauthorized", "this route needs the header `Authorization: Bearer TOKEN`")
-            response = problem_response(problem, CHALLENGE)
+            response = unauthorized()
         else:
             await self._app(scope, receive, send)
             return

@@ -12,11 +12,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from infra.errors import InvalidRequest
-from serving.access import CHALLENGE, Tokens, bearer_token
+from serving.access import Tokens, bearer_token, unauthorized
 from serving.bodies import BodyReader
-from serving.contract import Health, invalid_request
-from serving.problems import http_problem, make_problem, problem_response
+from serving.contract import Health, decode_body
+from serving.problems import http_problem, problem_response
 
 MAX_ADMIN_BYTES = 1024
 _encode = msgspec.json.encode
@@ -28,6 +27,9 @@ class LogLevel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How much the process logs."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+_LOG_LEVEL = msgspec.json.Decoder(LogLevel)
 
 
 class Admin:
@@ -42,7 +44,7 @@ class Admin:
         """POST /admin/log-level"""
         if (refusal := self._refusal(request)) is not None:
             return refusal
-        wanted = decode_log_level(await self._bodies.read(request, MAX_ADMIN_BYTES))
+        wanted = decode_body(_LOG_LEVEL, await self._bodies.read(request, MAX_ADMIN_BYTES))
         logging.getLogger().setLevel(wanted.level)
         log.warning("the log level is %s from now on", wanted.level)
         return _json(wanted)
@@ -59,22 +61,10 @@ class Admin:
                 http_problem(404, "the operator's routes are off; set NOWRANK_ADMIN_TOKEN to have them")
             )
         if bearer_token(request.scope) is None:
-            return problem_response(
-                make_problem("unauthorized", "this route needs the header `Authorization: Bearer TOKEN`"), CHALLENGE
-            )
+            return unauthorized()
         if self._tokens.caller(request.scope) is None:
             return problem_response(http_problem(403, "this token is not the operator's"))
         return None
-
-
-def decode_log_level(body: bytes) -> LogLevel:
-    """The level in a body; raises `InvalidRequest`."""
-    try:
-        return msgspec.json.decode(body, type=LogLevel)
-    except msgspec.ValidationError as error:
-        raise invalid_request(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest("malformed_json", f"the body is not JSON: {error}") from error
 
 
 def _json(value: msgspec.Struct) -> Response:

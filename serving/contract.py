@@ -5,7 +5,7 @@ answers. Read by the API, the client and `openapi.py`, which turns these types i
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -250,20 +250,14 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected: list[Rejected] | None = None
 
 
-_DECODER = msgspec.json.Decoder(RankRequest)
+T = TypeVar("T")
+_RANK_REQUEST = msgspec.json.Decoder(RankRequest)
+_ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 def decode_rank_request(body: bytes) -> RankRequest:
-    """The request in a body.
-
-    Raises `InvalidRequest` (`malformed_json`, `missing_field`, `unknown_field`, `invalid_field`).
-    """
-    try:
-        request = _DECODER.decode(body)
-    except msgspec.ValidationError as error:
-        raise invalid_request(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest("malformed_json", f"the body is not JSON: {error}") from error
+    """The request in a body; raises what `decode_body` raises."""
+    request = decode_body(_RANK_REQUEST, body)
     _check_ids(request)
     _check_together(request)
     return request
@@ -271,13 +265,23 @@ def decode_rank_request(body: bytes) -> RankRequest:
 
 def decode_json(body: bytes) -> Any:
     """Any JSON; raises `InvalidRequest` (`malformed_json`)."""
+    return decode_body(_ANYTHING, body)
+
+
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """What a body holds.
+
+    Raises `InvalidRequest` (`malformed_json`, `missing_field`, `unknown_field`, `invalid_field`).
+    """
     try:
-        return msgspec.json.decode(body)
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid_request(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("malformed_json", f"the body is not JSON: {error}") from error
 
 
-def invalid_request(error: msgspec.ValidationError) -> InvalidRequest:
+def _invalid_request(error: msgspec.ValidationError) -> InvalidRequest:
     """The error with its field taken out of msgspec's text: ``rule - at `$.field` ``."""
     rule, _, place = str(error)[:MAX_DETAIL_CHARS].partition(" - at `$")
     field = place.rstrip("`").lstrip(".") or None
