@@ -2,7 +2,7 @@
 plays is a title's.
 
 Enters: item sums, and those of the whole catalogue. Leaves: rates between 0 and 1, and shares on a log scale. Called by
-`item_table.py` and `vector.py`, at read time.
+`item_table.py`, `item_columns.py`, `read_time.py` and `vector.py`, at read time.
 
 A title with few plays is drawn to the share of the whole catalogue: rate = (count + PRIOR_PLAYS * prior) / (plays +
 PRIOR_PLAYS), the posterior mean of a beta-binomial whose prior is worth PRIOR_PLAYS plays. All sums are the ones of 14

@@ -1,7 +1,7 @@
 """Re-rank rules: what an order by score alone does not know. Pure; every rule can be switched off.
 
 Enters: candidates, the best first, with their scores. Leaves: the order that is shown, and the chance that each place
-had of showing what it shows. Called by `rank.py`.
+had of showing what it shows. Called by `ordering.py`; `process.py` reads the rules from the settings.
 
 The rules in their turn: diversity, stability, exploration, pins. What a later rule does the earlier ones do not see: a
 pinned title stays on top however alike its neighbours are. Blocked titles are no candidates (`candidates.py`).

@@ -1,7 +1,7 @@
 """What this process showed last, by member and question: what stability holds on to.
 
-Enters: answers as they are shown. Leaves: the order of the one before. Used by `rank.py`. In memory and bounded: after
-a restart, or on another scorer process, the first answer of a session simply begins anew.
+Enters: answers as they are shown. Leaves: the order of the one before. Used by `ordering.py`. In memory and bounded:
+after a restart, or on another scorer process, the first answer of a session simply begins anew.
 """
 
 from collections import OrderedDict
