@@ -11,7 +11,7 @@ been rolled back. In both cases the process ends and begins at its checkpoints.
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -114,7 +114,7 @@ class Row:
     key: bytes
     state: Any
     contained: dict[str, int]
-    stored: bytes = field(default=b"")
+    stored: bytes = b""
     size_bytes: int = 0
 
 

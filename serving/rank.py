@@ -51,7 +51,7 @@ class Ranker:
         phases = _Phases()
         at_ms = now_ms()
         task = TASK_NAMES[request.task]
-        query = (normalise_query(request.query) if request.query is not None else "") or None
+        query = normalise_query(request.query or "") or None
         keys = RowKeys(request.user_id, query, request.source_item_id, request.country)
         own_s = math.inf if request.deadline_ms is None else request.deadline_ms / 1000
         is_hurried = own_s < self.deadline_s

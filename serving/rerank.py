@@ -72,7 +72,7 @@ def diversify(
     score scaled to 0..1 over the pool, likeness the highest cosine of its vector with those already chosen. Titles
     beyond the pool keep their places. Costs a matrix product of the pool with itself.
     """
-    size = min(len(order), max(count * POOL_RATIO, count), MAX_POOL)
+    size = min(len(order), count * POOL_RATIO, MAX_POOL)
     if strength <= 0 or size < 2:
         return list(order)
     pool = np.asarray(order[:size])
