@@ -8,8 +8,6 @@ from features.top_targets import fold_with, top_targets_view
 
 HALF_LIFE = "14d"
 HALF_LIFE_MS = HALF_LIVES_MS[HALF_LIFE]
-# What the row of a session's title is called among the rows of a request, before the title.
-OF_SESSION = "source_item:"
 
 fold_source_item = fold_with(HALF_LIFE_MS)
 

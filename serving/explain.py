@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.registry import VIEWS_BY_NAME
-from features.source_item import OF_SESSION
 from features.vector import COLUMNS
 from model.artifact import Side
 from serving.contract import FeatureStatus, FeatureValue, Parts
 from serving.library import Library
 from serving.scorer import Prepared, Scored, Scorer
 from serving.store_reader import RowsRead
+from streams.events import OF_SESSION
 
 _OWNERS = {
     "item_": "item",

@@ -23,7 +23,7 @@ from serving.rankings_log import MAX_LOGGED_ITEMS
 from serving.rerank import Order
 from serving.scorer import POPULARITY, Prepared, Scored, Scorer
 from serving.store_reader import RowsRead
-from streams.events import Ranking, ServedItem
+from streams.events import OF_ITEM, Ranking, ServedItem
 
 SCHEMA_HASH = schema_hash(COLUMN_NAMES)
 
@@ -115,7 +115,9 @@ def to_ranking(library: Library, ranked: Ranked, request: RankRequest, priors: t
     shown = [
         (ranked.found.item_ids[index], index, propensity) for index, propensity in islice(places, MAX_LOGGED_ITEMS)
     ]
-    item_offsets = {f"item:{item_id}": offsets for item_id, _, _ in shown if (offsets := library.contained(item_id))}
+    item_offsets = {
+        f"{OF_ITEM}{item_id}": offsets for item_id, _, _ in shown if (offsets := library.contained(item_id))
+    }
     return Ranking(
         ranking_id=ranked.ranking_id,
         user_id=request.user_id,

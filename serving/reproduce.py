@@ -29,7 +29,7 @@ from serving.fallback import popularity_scores
 from serving.scorer import POPULARITY, finite
 from streams.audit.log_reader import LogReader
 from streams.audit.skew_catalogue import LoggedCatalogue
-from streams.events import Ranking, decode_record
+from streams.events import OF_ITEM, Ranking, decode_record
 from streams.topics import RANKINGS
 
 _COLUMN_BYTES = 4 * len(COLUMN_NAMES)
@@ -161,4 +161,4 @@ def reproduce_logged(
 
 def _slot(table: ItemTable, ranking: Ranking, item_id: str) -> int:
     """The title's slot; 0 for one that the scorer did not know either: no title and no row."""
-    return table.slot(item_id) if f"item:{item_id}" in ranking.contained else table.slot_by_id.get(item_id, 0)
+    return table.slot(item_id) if f"{OF_ITEM}{item_id}" in ranking.contained else table.slot_by_id.get(item_id, 0)

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from features.rows import CONTAINED_FIELD, COUNTRY, QUERY, SOURCE_ITEM, USER, RowFamily, decode_contained, encode_value
-from features.source_item import OF_SESSION
 from features.spec import DType
 from features.top_targets import TopTargetsState
 from features.user import UserState
@@ -23,6 +22,7 @@ from infra.errors import RowInvalid, StoreTimeout, StoreUnavailable
 from infra.redaction import hash_id
 from serving.breaker import Breaker
 from serving.redis_link import Command, RedisLink
+from streams.events import OF_SESSION
 
 MAX_REMEMBERED = 2_000
 _NO_MOMENTS = encode_value(DType.BYTES, msgspec.msgpack.encode({}))

@@ -117,6 +117,9 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     shared: bool = False  # the features are those of a member without a past, perhaps of a moment ago
 
 
+# What stands before a title in the names of `Ranking.contained`: in the answer, and among the newest of the session.
+OF_ITEM, OF_SESSION = "item:", "source_item:"
+
 T = TypeVar("T")
 Engaged = Play | Click | Thumb
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {

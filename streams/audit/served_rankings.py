@@ -10,12 +10,11 @@ import numpy as np
 
 from features.engagement import TASK_NAMES
 from features.rows import COUNTRY, ITEM, QUERY, SOURCE_ITEM
-from features.source_item import OF_SESSION
 from features.text import normalise_query
 from features.vector import COLUMN_NAMES, Context, Matrix
 from infra.errors import InvalidEvent
 from streams.audit.log_reader import LogReader
-from streams.events import Ranking, decode_record
+from streams.events import OF_ITEM, OF_SESSION, Ranking, decode_record
 from streams.stage import Record
 from streams.topics import RANKINGS
 
@@ -58,7 +57,7 @@ class Served(NamedTuple):
             for name, offsets in ranking.contained.items()
             if (title := name.removeprefix(OF_SESSION)) != name
         }
-        items = {(ITEM.name, item_id): ranking.contained.get(f"item:{item_id}", {}) for item_id in self.item_ids}
+        items = {(ITEM.name, item_id): ranking.contained.get(f"{OF_ITEM}{item_id}", {}) for item_id in self.item_ids}
         return {**rows, **of_session, **items}
 
     def context(self, user: object, targets: dict[RowName, Any]) -> Context:

@@ -29,6 +29,7 @@ from streams.audit.skew_catalogue import LoggedCatalogue
 from streams.audit.skew_report import SHOWN_EXAMPLES, SkewExample, SkewReport
 from streams.audit.store_folds import begin_highest, troubled_logs
 from streams.audit.store_snapshot import read_checkpoints
+from streams.events import OF_ITEM
 from streams.progress import Advance, progress_bar
 from streams.topics import DELTAS, EVENT_TOPICS, read_topic_ids
 
@@ -151,7 +152,7 @@ class _Comparison:
         return targets
 
     def _item(self, served: Served, item_id: str, unknown: "_Unknown") -> ItemState:
-        contained = served.ranking.contained.get(f"item:{item_id}", {})
+        contained = served.ranking.contained.get(f"{OF_ITEM}{item_id}", {})
         state = None if self._trouble & contained.keys() else self._rows.target((ITEM.name, item_id), contained)
         if state is None:
             unknown.item(item_id, _OF_ROW[ITEM.name], "the log no longer holds what the row was made of")
