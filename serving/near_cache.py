@@ -133,7 +133,7 @@ class NearCache:
             connection.close()
             reader.close()
 
-    def _read_all(self, connection: Any, listener: "Invalidations") -> None:
+    def _read_all(self, connection: Any, listener: Invalidations) -> None:
         """Every row of the store, after which the table knows no others."""
         earlier, self._known = self._known, set()
         try:
@@ -143,7 +143,7 @@ class NearCache:
             self._known |= earlier  # the table still holds them, and what was read until now
             raise
 
-    def _scan(self, connection: Any, listener: "Invalidations") -> None:
+    def _scan(self, connection: Any, listener: Invalidations) -> None:
         cursor = 0
         while True:
             cursor, keys = connection.scan(cursor, match=PREFIX + b"*", count=2_000)
@@ -157,7 +157,7 @@ class NearCache:
                 "the store holds more item rows than the near cache's %d; the others count as missing", MAX_ROWS
             )
 
-    def _refresh(self, connection: Any, listener: "Invalidations") -> None:
+    def _refresh(self, connection: Any, listener: Invalidations) -> None:
         since_s, self._changed = self._changed, {}
         if self._all_changed:  # a rebuild; a flush, perhaps of another database of the same server
             self._all_changed = False
@@ -188,7 +188,7 @@ class NearCache:
             self._known.update(batch)
             self._deliver(rows)
 
-    def _hear(self, listener: "Invalidations") -> None:
+    def _hear(self, listener: Invalidations) -> None:
         """Remember which rows changed since it was last listened for, as if all had changed right then."""
         since_s, self._heard_s = self._heard_s, monotonic_s()
         for key in listener.wait(0):
