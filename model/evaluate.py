@@ -8,6 +8,8 @@ graphs that serve (`ranked.py`). The baselines are tuned on the middle part, in 
 `max_labels` draws that many labels per task at random, by seed.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,9 @@ QUICK_LABELS = 200
 QUICK_EVENTS = 300_000
 # An epoch of SASRec costs the product of labels and titles: half a minute for so many on one core.
 MOST_SCORES = 2_000_000_000
+# A catalogue changes while a log goes on: of a log of the same titles most are still called the same.
+LEAST_SHARED = 0.5
+RARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +66,15 @@ def evaluate_artifact(
 ) -> dict[str, Any]:
     """The result by task (see `outcome.py`) with what it was measured on; without an artifact, of the baselines alone.
 
-    Raises `BadInput` when the log has no label to test on, or none of a title that is new to its user.
+    Raises `BadInput` when the log is not the artifact's (`check_log`), and when it has no label to test on, or none of
+    a title that is new to its user.
     """
     progress = progress or Silent()
     max_labels = scope.max_labels
     begin_s = clock.monotonic_s()
     artifact = load_artifact(artifact_dir) if artifact_dir is not None else None
+    if artifact is not None:
+        check_log(artifact, log)
     parts = artifact_parts(artifact, log) if artifact is not None else log_parts(log)
     log = log.as_known((parts.train_end_ms, parts.middle_end_ms))
     labels = len(log.labels)
@@ -129,8 +137,8 @@ def fitted_baselines(
 
 
 def artifact_parts(artifact: Artifact, log: Log) -> Parts:
-    """The parts of the log that the artifact was trained with, in the log's time; raises `BadInput` when the artifact
-    was trained on another log.
+    """The parts of the log that the artifact was trained with, in the log's time; raises `BadInput` when the log does
+    not go on after them. Whether it is the same log: `check_log`.
     """
     training = artifact.card.training
     moved_ms = log.shift_ms - int(training["shift_ms"])
@@ -143,6 +151,36 @@ def artifact_parts(artifact: Artifact, log: Log) -> Parts:
             "train on it first",
         )
     return parts
+
+
+def check_log(artifact: Artifact, log: Log) -> None:
+    """Raise `BadInput` when the log asks something else than the one that the artifact learned from: other titles, or
+    a training part with other tasks.
+    """
+    titles = {item.item_id: item.title for item in log.items}
+    same = sum(titles.get(item.item_id) == item.title for item in artifact.items)
+    if same < LEAST_SHARED * len(artifact.items):
+        raise _other_log(
+            f"of the {len(artifact.items):,} titles that the artifact knows, {same:,} are in this log by that name"
+        )
+    train_end_ms = artifact_parts(artifact, log).train_end_ms
+    counts = Counter(label.task for label in log.labels if label.ts_ms < train_end_ms)
+    # Served rankings, and artifacts of before, name none. Of a rare task no label may have been drawn.
+    learned = artifact.card.training.get("tasks", list(counts))
+    unlearned = [task for task in counts if task not in learned and counts[task] > RARE * counts.total()]
+    if unlearned or not counts.keys() >= set(learned):
+        raise _other_log(f"the artifact learned {_listed(learned)}; this log has {_listed(counts)}")
+
+
+def _listed(tasks: Iterable[str]) -> str:
+    return ", ".join(sorted(tasks))
+
+
+def _other_log(what: str) -> BadInput:
+    return BadInput(
+        "other_log",
+        f"{what}: judge it on the log that it was trained on, with the same --items, --map, --type and --time-unit",
+    )
 
 
 def log_parts(log: Log) -> Parts:

@@ -8,8 +8,7 @@ mean, is at least -margin, of at least LEAST_USERS users) and its probabilities 
 error at most the bound, as a share of the mean label: what is rare in a catalogue is common among what is shown).
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from features.model_inputs import RequestInputs
 from infra.errors import BadInput
 from model.artifact import Artifact, Scores
 from model.calibration import expected_calibration_error
-from model.evaluate import artifact_parts
 from model.intervals import paired_interval
 from model.progress import Progress, advancing
 from model.ranking_metrics import CUT
@@ -34,9 +32,6 @@ from streams.served_log import ServedLog
 TASKS = {int(task): name for name, task in TASK_NAMES.items()}
 # Below it the interval says nothing: one user's has no width.
 LEAST_USERS = 3
-# A catalogue changes while a log goes on: of a log of the same titles most are still called the same.
-LEAST_SHARED = 0.5
-RARE = 0.05
 
 Floats = NDArray[np.float64]
 
@@ -113,36 +108,6 @@ def judge_on_served(
         labels_N = data.examples.labels_BK[row][real].astype(np.float64)
         tallies[TASKS[inputs.task]].add(str(data.users_B[row]), labels_N, scores)
     return judge(tallies, current is not None, bounds)
-
-
-def check_log(candidate: Artifact, log: Log) -> None:
-    """Raise `BadInput` when the log asks something else than the one that the candidate learned from: other titles, or
-    a training part with other tasks.
-    """
-    titles = {item.item_id: item.title for item in log.items}
-    same = sum(titles.get(item.item_id) == item.title for item in candidate.items)
-    if same < LEAST_SHARED * len(candidate.items):
-        raise _other_log(
-            f"of the {len(candidate.items):,} titles that the candidate knows, {same:,} are in this log by that name"
-        )
-    train_end_ms = artifact_parts(candidate, log).train_end_ms
-    counts = Counter(label.task for label in log.labels if label.ts_ms < train_end_ms)
-    # Served rankings, and artifacts of before, name none. Of a rare task no label may have been drawn.
-    learned = candidate.card.training.get("tasks", list(counts))
-    unlearned = [task for task in counts if task not in learned and counts[task] > RARE * counts.total()]
-    if unlearned or not counts.keys() >= set(learned):
-        raise _other_log(f"the candidate learned {_listed(learned)}; this log has {_listed(counts)}")
-
-
-def _listed(tasks: Iterable[str]) -> str:
-    return ", ".join(sorted(tasks))
-
-
-def _other_log(what: str) -> BadInput:
-    return BadInput(
-        "other_log",
-        f"{what}: judge it on the log that it was trained on, with the same --items, --map, --type and --time-unit",
-    )
 
 
 def judge_on_log(

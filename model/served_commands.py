@@ -205,12 +205,12 @@ def _judge(
     settings: Settings,
     progress: "Progress",
 ) -> "list[TaskVerdict]":
-    from model.promotion import check_log, judge_on_log, judge_on_served
+    from model.promotion import judge_on_log, judge_on_served
 
     candidate, current = artifacts
     if source == SERVED:
         return judge_on_served(candidate, current, _read(settings, args.join_again), bounds, progress)
-    from model.evaluate import artifact_parts
+    from model.evaluate import artifact_parts, check_log
     from model.log_arguments import log_of
     from model.roles import choose_labels, choose_others
 

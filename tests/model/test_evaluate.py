@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from features.catalogue import Item
 from infra.errors import BadInput
 from model import evaluate
 from model.artifact import load_artifact
@@ -255,6 +256,17 @@ def test_another_log_than_the_one_trained_on_is_refused(trained: Trained) -> Non
     moved = Log(other.items, [replace(label, ts_ms=label.ts_ms - 10**10) for label in other.labels])
     with pytest.raises(BadInput, match="train on it first"):
         evaluate_artifact(moved, trained[0])
+
+
+def test_the_log_that_was_trained_on_is_refused_without_its_titles_and_without_its_searches(
+    small_log: Log, trained: Trained
+) -> None:
+    untitled = [Item(item_id=item.item_id, title=item.item_id) for item in small_log.items]
+    with pytest.raises(BadInput, match=r"of the 120 titles that the artifact knows, 0 are .* with the same --items"):
+        evaluate_artifact(Log(untitled, small_log.labels), trained[0])
+    browsed = [replace(label, task="pre_query", query=None) for label in small_log.labels]
+    with pytest.raises(BadInput, match="the artifact learned more_like_this, pre_query, search; this log has pre_quer"):
+        evaluate_artifact(Log(small_log.items, browsed), trained[0])
 
 
 def test_a_log_without_labels_is_refused() -> None:

@@ -204,10 +204,10 @@ def test_a_log_of_ones_own_is_read_as_training_reads_it_and_one_that_asks_someth
     judged = json.loads(capsys.readouterr().out)["tasks"]
     assert [one["task"] for one in judged] == ["pre_query", "search", "more_like_this"]
     assert main([*judge_it, "--log", str(events), *as_trained[:2]]) == 1
-    assert "of the 120 titles that the candidate knows, 0 are in this log by that name" in capsys.readouterr().err
+    assert "of the 120 titles that the artifact knows, 0 are in this log by that name" in capsys.readouterr().err
     assert main([*judge_it, "--log", str(browsed), *as_trained]) == 1
     said = capsys.readouterr().err
-    assert "the candidate learned more_like_this, pre_query, search; this log has pre_query" in said
+    assert "the artifact learned more_like_this, pre_query, search; this log has pre_query" in said
 
 
 def test_an_artifact_is_as_good_as_itself_on_served_rankings(served: ServedLog, untrained: Path) -> None:
