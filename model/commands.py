@@ -242,8 +242,9 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="write result.json, result.md and, with matplotlib, a plot there"
     )
-    parser.epilog = """every positive label of the log's last tenth is scored from the state strictly before it;
-all titles that its user has not engaged yet are ranked; the baselines are tuned on the tenth before
+    parser.epilog = """every positive label of the log's last tenth, or of all that is newer than the artifact's middle
+part, is scored from the state strictly before it; all titles that its user has not engaged yet are ranked; the
+baselines are tuned on the tenth before
 
 examples:
   nowrank evaluate

@@ -104,6 +104,7 @@ def evaluate_artifact(
         "labels_left_out": labels - len(log.labels),
         "catalogue": ranked.catalogue,
         "test_begin_ms": parts.middle_end_ms,
+        "test_part_labels": sum(label.ts_ms >= parts.middle_end_ms for label in log.labels),
         "max_labels_per_task": max_labels,
         "labels_without_rank": ranked.without_rank,
         "resamples": scope.resamples,

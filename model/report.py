@@ -5,6 +5,7 @@ Called by `nowrank evaluate`; what any result needs, also by `nowrank ablate`.
 """
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,10 @@ def preamble(result: dict[str, Any]) -> str:
     cut = result["labels_left_out"]
     left_out = f" The oldest {cut:,} labels were left out, so that the state began empty there." if cut else ""
     derived = derived_sentence(result)
-    drawn = f"{drawn[:1].upper()}{drawn[1:]} positive labels per task of the last tenth of the log"
+    begin = datetime.fromtimestamp(result["test_begin_ms"] / 1000, UTC)
+    share = result["test_part_labels"] / (result["labels"] + cut)
+    part = f"since {begin:%Y-%m-%d %H:%M} UTC, the last {share:.1%} of the log's labels"
+    drawn = f"{drawn[:1].upper()}{drawn[1:]} positive labels per task {part}"
     titles, resamples = f"{result['catalogue']:,} titles", f"{result['resamples']} resamples of users"
     without = "".join(f" Without {name}: {reason}." for name, reason in result["baselines_left_out"].items())
     return f"{drawn}, {titles} in the catalogue, {resamples}, seed {result['seed']}.{left_out}{derived}{without}\n"

@@ -105,6 +105,17 @@ def test_the_report_says_where_a_difference_is_not_significant(result: dict[str,
     assert table in (tmp_path / "out" / "result.md").read_text()
 
 
+def test_the_report_says_since_when_and_on_how_much_of_a_log_that_has_grown_was_tested(
+    small_log: Log, trained: Trained
+) -> None:
+    grown, scope = make_log(users=120), Scope(max_labels=2, resamples=5, without=("sasrec", "ials"))
+    begin_ms = log_parts(small_log).middle_end_ms
+    share = sum(label.ts_ms >= begin_ms for label in grown.labels) / len(grown.labels)
+    assert share > 0.6
+    since = f"since 2023-11-16 {(begin_ms // 3_600_000) % 24:02}:{(begin_ms // 60_000) % 60:02} UTC, "
+    assert f"{since}the last {share:.1%} of the log's labels" in preamble(evaluate_artifact(grown, trained[0], scope))
+
+
 def test_without_an_artifact_the_baselines_are_compared_with_the_best_of_them(small_log: Log) -> None:
     result = evaluate_artifact(small_log, None, Scope(max_labels=5, resamples=20, quick=True))
     assert result["model_version"] is None
