@@ -21,7 +21,7 @@ from model.artifact import Card, save_artifact
 from model.batches import Catalogue, with_id_dropout
 from model.checkpoint import Checkpoint, Losses, fingerprint
 from model.config import TrainConfig
-from model.data_set import DataSet
+from model.data_set import PARTS, DataSet
 from model.ease import fit_ease
 from model.export import write_graphs
 from model.fit import calibrate, fit, logits_of, sampled_ndcg, standardise
@@ -132,7 +132,7 @@ def fit_network(
 
 
 def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress | None = None) -> DataSet:
-    """Replay the log into a data set; raises `BadInput` when it is too short."""
+    """Replay the log into a data set; raises `BadInput` when it is too short, or when a part gets no example."""
     if len(log.labels) < LEAST_LABELS:
         raise BadInput(
             "too_few_labels", f"the log has {len(log.labels)} labels; training needs at least {LEAST_LABELS}"
@@ -141,6 +141,12 @@ def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress |
     log = log.as_known((split.train_end_ms, split.middle_end_ms))
     replay = Replay(log)
     built = _build(replay, log, split, config, progress or Silent())
+    if empty := [part for part in PARTS if not len(getattr(built, part))]:
+        raise BadInput(
+            "too_few_labels",
+            f"of about {config.train_labels} training examples (--labels) the draw left none for: {', '.join(empty)}; "
+            "ask for more, or give a longer log",
+        )
     table = replay.table
     return DataSet(
         **built._asdict(),

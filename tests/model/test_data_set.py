@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,11 @@ def test_labels_are_not_drawn_anew_from_a_data_set(
     assert main([*asked, "--labels", "50"]) == 1
     assert "--labels 50 cannot be drawn" in capsys.readouterr().err
     assert not (tmp_path / "artifact").exists()
+
+
+def test_a_draw_that_leaves_a_part_without_examples_is_refused(small_log: Log) -> None:
+    with pytest.raises(BadInput, match=r"of about 1 training examples \(--labels\) the draw left none for: train; ask"):
+        build_data_set(small_log, replace(SMALL, train_labels=1, seed=2))
 
 
 def test_a_data_set_comes_back_as_it_was_written(built: tuple[DataSet, Path]) -> None:
