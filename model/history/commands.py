@@ -14,7 +14,7 @@ from infra.errors import BadInput
 from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
-from model.log_arguments import add_log_arguments, counted, from_zero, log_of, seed
+from model.log_arguments import above_zero, add_log_arguments, counted, from_zero, log_of, seed
 
 if TYPE_CHECKING:
     from model.history.histories import Histories
@@ -47,12 +47,12 @@ def train_history_arguments(parser: argparse.ArgumentParser) -> None:
     ):  # fmt: skip
         add(f"--{name}", type=counted, default=getattr(sizes, name), help=f"{text} (default: %(default)s)")
     add("--dropout", type=float, default=sizes.dropout, help="(default: %(default)s)")
-    add("--temperature", type=float, help="score by cosine over this (default: by inner product)")
-    add("--stochastic-length", type=float, metavar="ALPHA", help="HSTU's alpha, at most 2 (default: off)")
+    add("--temperature", type=above_zero, help="score by cosine over this (default: by inner product)")
+    add("--stochastic-length", type=above_zero, metavar="ALPHA", help="HSTU's alpha, at most 2 (default: off)")
     for name in ("epochs", "patience", "batch"):
         add(f"--{name}", type=counted, default=getattr(training, name), help="(default: %(default)s)")
-    for name in ("learning-rate", "weight-decay"):
-        add(f"--{name}", type=float, default=getattr(training, name.replace("-", "_")), help="(default: %(default)s)")
+    for name, number in (("learning-rate", above_zero), ("weight-decay", from_zero)):
+        add(f"--{name}", type=number, default=getattr(training, name.replace("-", "_")), help="(default: %(default)s)")
     parser.epilog = """LOG may also be a folder with MovieLens in order, without times: ratings_ordered.tsv.gz;
 each user's last engagement is the test, the one before it the validation, the rest trains;
 the whole catalogue is ranked, less what the user has engaged with before; validation decides when to stop

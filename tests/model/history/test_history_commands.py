@@ -50,3 +50,14 @@ def test_an_order_without_times_has_no_part_by_time(tmp_path: Path, capsys: pyte
     assert main(["train", "history", str(tmp_path), "--part", "train", "--out", str(tmp_path / "run"), *SMALL]) == 1
     assert "--part all" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--learning-rate", "--weight-decay", "--temperature", "--stochastic-length"])
+@pytest.mark.parametrize("said", ["nan", "inf", "-1"])
+def test_a_number_that_no_run_can_be_trained_with_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "history", str(tmp_path / "absent.csv"), "--out", str(tmp_path / "run"), f"{option}={said}"])
+    assert ended.value.code == 2
+    assert f"argument {option}: '{said}' is no finite number" in capsys.readouterr().err
