@@ -101,9 +101,15 @@ class LeaveOneOut(NamedTuple):
 
 
 def leave_one_out(histories: Histories) -> LeaveOneOut:
-    """Split histories; every user has at least LEAST_EVENTS engagements, or `BadInput` is raised."""
+    """Split histories; there are users, and each has at least LEAST_EVENTS engagements, or `BadInput` is raised."""
+    if not histories.users:
+        raise BadInput(
+            "short_history",
+            "nothing is left to train on: no users and titles have as many engagements with each other as --core asks "
+            "for; use a smaller --core, or a longer log",
+        )
     short = int((histories.lengths_U < LEAST_EVENTS).sum())
-    if short or not histories.users:
+    if short:
         raise BadInput(
             "short_history",
             f"{short} of {len(histories.users)} users have fewer than {LEAST_EVENTS} engagements; leave-one-out needs "

@@ -70,6 +70,12 @@ def test_a_history_too_short_to_split_is_refused() -> None:
         leave_one_out(Histories.of({"a": [(1, None)] * 3, "b": [(1, None)] * 2}, ["x"]))
 
 
+def test_histories_of_which_a_core_left_nothing_ask_for_a_smaller_one(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"nothing is left .* smaller --core") as caught:
+        leave_one_out(load_movielens_order(write_sample(tmp_path), core=100))
+    assert "larger" not in caught.value.message
+
+
 def test_only_equal_histories_share_a_fingerprint() -> None:
     one, same = (Histories.of({"a": [(1, None), (2, None)]}, ["x", "y"]) for _ in range(2))
     other = Histories.of({"a": [(2, None), (1, None)]}, ["x", "y"])
