@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.random import Generator
 
+from features.bounds import MAX_TIMESTAMP_MS
 from infra.errors import BadInput
 from model.simulation.law import DAY_MS, SLICE_MS, Law
 from model.simulation.members import make_members, next_starts
@@ -46,6 +47,14 @@ class Plan:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise BadInput("invalid_field", f"{name} = {getattr(self, name)}: it must be at least {bound}", name)
+        # Sessions of the last day are played out after it.
+        if self.span_ms[1] > MAX_TIMESTAMP_MS - DAY_MS:
+            raise BadInput(
+                "invalid_field",
+                f"{self.days} days from {self.begin_ms} ms on end after 9999-12-30, and no event may be of year 10000: "
+                "begin earlier, or simulate fewer",
+                "days",
+            )
 
     @property
     def span_ms(self) -> tuple[int, int]:

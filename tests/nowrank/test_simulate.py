@@ -85,6 +85,8 @@ def test_files_are_written_and_called_synthetic(tmp_path: Path, capsys: pytest.C
         ([], "--out"),
         (["--out", "x", "--start", "yesterday"], "yesterday"),
         (["--out", "x", "--titles", "3"], "titles = 3"),
+        (["--out", "x", "--start", "9999-12-18"], "14 days from 253401091200000 ms on end after 9999-12-30"),
+        (["--out", "x", "--days", str(10**12)], "end after 9999-12-30"),
     ],
 )
 def test_wrong_use_is_refused_in_one_line(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
