@@ -179,6 +179,8 @@ def parquet_parts(folder: Path) -> list[Path]:
 
 def _open_parquet(paths: list[Path], is_wanted: Callable[[str], bool]) -> Table:
     columns = _parquet_columns(paths[0])
+    if len(set(columns)) != len(columns):
+        raise BadInput("malformed_header", f"{paths[0]} must have each column once; it has {', '.join(columns)}")
     for path in paths[1:]:
         if (others := _parquet_columns(path)) != columns:
             raise BadInput(

@@ -230,6 +230,20 @@ def test_a_folder_of_parquet_parts_is_one_file_in_the_order_of_their_names(tmp_p
         events_of(folder)
 
 
+def test_a_parquet_file_with_a_column_twice_is_refused_as_a_csv_is(tmp_path: Path) -> None:
+    cells = [
+        pyarrow.array(["click"]),
+        pyarrow.array(["u"]),
+        pyarrow.array(["i"]),
+        pyarrow.array([5]),
+        pyarrow.array([6]),
+    ]
+    names = ["type", "user_id", "item_id", "event_ts_ms", "event_ts_ms"]
+    parquet.write_table(pyarrow.table(cells, names), tmp_path / "e.parquet")
+    with pytest.raises(BadInput, match="must have each column once; it has type, user_id, item_id, event_ts_ms, event"):
+        events_of(tmp_path / "e.parquet")
+
+
 def test_a_damaged_parquet_file_says_how_far_it_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "e.parquet"
     rows = {"type": ["click"] * 3, "user_id": ["u"] * 3, "item_id": ["i"] * 3, "event_ts_ms": [5] * 3}
