@@ -17,10 +17,10 @@ from streams.labels import Log
 from streams.sources.event_log import log_of_events
 from streams.sources.globo import HOUR_MS, is_globo, load_globo
 from streams.sources.movielens import NAME as MOVIELENS
-from streams.sources.movielens import load_movielens
+from streams.sources.movielens import holds_movielens, load_movielens
 from streams.sources.movielens_files import movielens_folder
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
-from streams.sources.table_files import PARQUET, open_table, parquet_parts, reading
+from streams.sources.table_files import PARQUET, open_table, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def load_log(source: LogSource, state_dir: Path, now_ms: int) -> Log:
     with _no_collection(), reading(path):
         if source.name == MOVIELENS and not path.is_file():
             return first_part(load_movielens(movielens_folder(state_dir)), source.hours, source.max_events)
-        if path.is_dir() and not parquet_parts(path):
+        if holds_movielens(path):
             return first_part(load_movielens(path), source.hours, source.max_events)
         if path.suffix.lower() == PARQUET and not source.options.rename and is_globo(open_table(path)[0] or []):
             return load_globo(path, source.hours, source.max_events)

@@ -69,6 +69,11 @@ def load_movielens(folder: Path, now_ms: int | None = None) -> Log:
     return Log(tables.items, derive_labels(tables.ratings, items, members, by_ms), by_ms, DERIVED)
 
 
+def holds_movielens(folder: Path) -> bool:
+    """Whether the folder holds the ratings, in either of the two forms."""
+    return any((folder / name).is_file() for name in ("u.data", "ml-100k.inter"))
+
+
 def read_tables(folder: Path) -> Tables:
     """The tables in a folder, in whichever of the two forms it holds; raises `BadInput` when it holds none or a line
     is damaged.

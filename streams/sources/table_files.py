@@ -65,6 +65,12 @@ def _rows_of(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
 def _open(path: Path, is_wanted: Callable[[str], bool]) -> Table:
     if parts := parquet_parts(path):
         return _open_parquet(parts, is_wanted)
+    if path.is_dir():
+        raise BadInput(
+            "not_found",
+            f"{path} is a folder that holds no {PARQUET} file itself; those of folders within it (partitions) are not "
+            "read: put them into one folder, or write one file",
+        )
     if not path.is_file():
         raise BadInput("not_found", f"{path} is no file")
     suffix = path.suffix.lower()

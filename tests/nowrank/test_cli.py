@@ -130,7 +130,7 @@ def test_a_command_of_two_words_goes_before_the_one_of_its_first_word(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["train", "history", str(tmp_path), "--out", str(tmp_path / "run")]) == 1
-    assert "holds no MovieLens-100k" in capsys.readouterr().err
+    assert "is a folder that holds no .parquet file" in capsys.readouterr().err
 
 
 def loaded_by(statement: str) -> set[str]:

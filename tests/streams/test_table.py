@@ -230,6 +230,30 @@ def test_a_folder_of_parquet_parts_is_one_file_in_the_order_of_their_names(tmp_p
         events_of(folder)
 
 
+def test_a_folder_of_partitions_is_said_to_be_no_log_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (tmp_path / "events", tmp_path / "events.parquet"):
+        (folder / "date=2023-01-01").mkdir(parents=True)
+        written(folder / "date=2023-01-01" / "part-0.parquet", "")
+        for command in (["import", "--dry-run"], ["evaluate"], ["train", "--out", str(tmp_path / "artifact")]):
+            assert main([*command, str(folder)]) == 1
+            said = capsys.readouterr().err
+            assert said.startswith(
+                f"nowrank: {folder} is a folder that holds no .parquet file itself; those of folders "
+            )
+
+
+@pytest.mark.parametrize("default_type", [None, "click"])
+def test_a_type_that_is_none_of_ours_is_rejected_under_any_name_and_beside_any_default(
+    tmp_path: Path, default_type: str | None
+) -> None:
+    rows = [{"kind": kind, "user_id": "u", "item_id": "i", "event_ts_ms": 5} for kind in ("like", "Click", "search", 7)]
+    options = TableOptions({"kind": "type"}, default_type=default_type)
+    results = events_of(written(tmp_path / "e.jsonl", "\n".join(map(json.dumps, rows))), options)
+    assert [(one.reason, one.field) for one in results] == [("unknown_type", "type")] * 3 + [("invalid_field", "type")]
+
+
 def test_a_parquet_file_with_a_column_twice_is_refused_as_a_csv_is(tmp_path: Path) -> None:
     cells = [
         pyarrow.array(["click"]),
