@@ -53,6 +53,8 @@ def dataset(args: argparse.Namespace) -> int:
         manifest = write_data_set(build_data_set(log, config, progress), args.out)
     counts = ", ".join(f"{count:,} {part}" for part, count in manifest.counts.items())
     print(f"{args.out}: {counts} examples of {manifest.titles:,} titles, feature schema {manifest.schema_hash}")
+    if manifest.derived:
+        print(manifest.derived)
     return 0
 
 

@@ -30,6 +30,8 @@ def print_summary(summary: ImportSummary, dry_run: bool) -> None:
         print(f"  rejected as {reason}: {count}")
     if summary.ignored_columns:
         print(f"  columns that are no fields, ignored: {', '.join(summary.ignored_columns)}")
+    if summary.float_ids:
+        print(f"  ids like 7.0, taken as they are written, so not the ids 7: {', '.join(summary.float_ids)}")
     if summary.made_event_ids:
         print(f"  {summary.made_event_ids} rows named no event_id: theirs were made from their content and row number")
     if summary.oldest_ts_ms is not None and summary.newest_ts_ms is not None:

@@ -47,6 +47,7 @@ class ImportSummary(msgspec.Struct, kw_only=True):
     not_acknowledged: int = 0
     cause: str = ""
     ignored_columns: list[str] = []
+    float_ids: list[str] = []
     made_event_ids: int = 0
     oldest_ts_ms: int | None = None
     newest_ts_ms: int | None = None
@@ -164,6 +165,7 @@ def _account(summary: ImportSummary, seen: Seen) -> None:
     summary.rows = seen.rows
     summary.made_event_ids = seen.made_ids
     summary.ignored_columns = sorted(seen.ignored_columns)
+    summary.float_ids = sorted(seen.float_ids)
     summary.rejected = dict(Counter(rejection.reason for rejection in summary.rejections))
 
 

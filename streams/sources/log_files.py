@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from features.catalogue import Item
 from infra.errors import BadInput
 from streams.events import Engaged
 from streams.labels import Log
@@ -79,15 +80,29 @@ def newest_part(log: Log, begin_ms: int, max_events: int) -> Log:
 
 
 def _log_of_files(path: Path, source: LogSource, now_ms: int) -> Log:
-    items, bad_items = (
-        _good(source.items, read_items(source.items, TableOptions(), Seen())) if source.items else ([], 0)
-    )
-    events, bad_events = _good(path, read_events(path, source.options, now_ms, Seen()))
-    log = log_of_events(_first_events(events, source.hours, source.max_events), items)
-    if not bad_items + bad_events:
-        return log
-    left_out = f"; {bad_items + bad_events} rows cannot be read and are left out: `nowrank import FILE --dry-run`"
-    return replace(log, derived=log.derived + left_out)
+    seen = Seen()
+    items, bad_items = _good(source.items, read_items(source.items, TableOptions(), seen)) if source.items else ([], 0)
+    events, bad_events = _good(path, read_events(path, source.options, now_ms, seen))
+    events = _first_events(events, source.hours, source.max_events)
+    log = log_of_events(events, items)
+    notes = [log.derived, *(_not_in(source.items, items, events) if source.items else [])]
+    if seen.float_ids:
+        notes.append(f"ids like 7.0 are not the ids 7: {', '.join(sorted(seen.float_ids))}")
+    if bad_items + bad_events:
+        notes.append(f"{bad_items + bad_events} rows cannot be read and are left out: `nowrank import FILE --dry-run`")
+    return replace(log, derived="; ".join(notes))
+
+
+def _not_in(path: Path, items: list[Item], events: list[Engaged]) -> list[str]:
+    """How many titles and sources of the events are not in the catalogue, where some are not."""
+    known = {item.item_id for item in items}
+    titles = {event.item_id for event in events}
+    sources = {event.source_item_id for event in events if event.source_item_id is not None}
+    return [
+        f"{len(ids - known):,} of {len(ids):,} {what} are not in {path.name}"
+        for what, ids in (("titles", titles), ("sources", sources))
+        if ids - known
+    ]
 
 
 def _first_events(events: list[Engaged], hours: float | None, max_events: int | None) -> list[Engaged]:

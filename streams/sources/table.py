@@ -63,11 +63,14 @@ def read_mapping(pairs: Iterable[str]) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Seen:
-    """What a reading has met, filled while it goes on."""
+    """What a reading has met, filled while it goes on. `float_ids`: the fields with ids like 7.0, which are taken as
+    they are written, be it that they are meant so or that they are the whole numbers of a column with gaps.
+    """
 
     rows: int = 0
     made_ids: int = 0
     ignored_columns: set[str] = field(default_factory=set)
+    float_ids: set[str] = field(default_factory=set)
 
 
 def read_events(path: Path, options: TableOptions, now_ms: int, seen: Seen) -> Iterator[Engaged | Rejection]:
@@ -161,6 +164,8 @@ def _named_values(row: Row, options: TableOptions, known: frozenset[str], seen: 
             if name in values:
                 raise _taken_twice(row, options.rename, name)
             values[name] = field_value(name, value, row.is_text, options.times_in_s)
+            if name.endswith("_id") and values[name].endswith(".0") and values[name][:-2].isdigit():
+                seen.float_ids.add(name)
     return values
 
 

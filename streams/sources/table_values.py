@@ -41,7 +41,7 @@ def field_value(name: str, value: Any, is_text: bool, times_in_s: bool) -> Any:
         if value.strip().lower() not in TRUTHS:
             raise InvalidEvent("invalid_field", f"{_described(value)} is neither true nor false", name)
         return TRUTHS[value.strip().lower()]
-    # Ids are often numbers in tables; an id is their text.
+    # Ids are often numbers in tables; an id is their text, and of text as it is written: 7.0 may be meant.
     return _digits(name, value) if name.endswith("_id") and not isinstance(value, str) else value
 
 

@@ -334,6 +334,24 @@ def test_columns_are_mapped_times_may_be_seconds_and_one_type_may_serve_all_rows
     assert (seen.rows, seen.made_ids, seen.ignored_columns) == (1, 1, {"shop"})
 
 
+def test_ids_like_floats_are_taken_as_written_and_said_so_as_are_titles_and_sources_that_the_catalogue_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "click,u,7,5,\nclick,u,8,6,7.0\nclick,u,9,7,9\n"
+    path = written(tmp_path / "e.csv", f"type,user_id,item_id,event_ts_ms,source_item_id\n{rows}")
+    items = written(tmp_path / "i.csv", "item_id,title\n7,Heat\n8,Ran\n")
+    assert [event.source_item_id for event in events_of(path)] == [None, "7.0", "9"]
+    said = load_log(LogSource(str(path), items), tmp_path, NOW_MS).derived
+    assert "; 1 of 3 titles are not in i.csv; 2 of 2 sources are not in i.csv; ids like 7.0 are not" in said
+    assert said.endswith(": source_item_id")
+    assert main(["import", str(path), "--dry-run"]) == 0
+    assert "so not the ids 7: source_item_id" in capsys.readouterr().out
+    whole = written(tmp_path / "w.csv", "type,user_id,item_id,event_ts_ms\nclick,u,7,5\nclick,u.0,8,6\n")
+    derived = load_log(LogSource(str(whole), items), tmp_path, NOW_MS).derived
+    assert "not in" not in derived
+    assert "7.0" not in derived
+
+
 def test_a_made_id_is_the_same_each_time_and_differs_by_row(tmp_path: Path) -> None:
     path = written(tmp_path / "e.csv", "type,user_id,item_id,event_ts_ms\n" + "click,u,i,5\n" * 2)
     first, second = events_of(path)
