@@ -122,13 +122,15 @@ def end_leftovers(state_dir: Path) -> list[str]:
     ended = []
     content = read_stack_file(state_dir / STACK_FILE)
     for process in content["processes"] if _is_whole(content) else []:
+        if process["pid"] is None:  # it could not be started; psutil takes None for the process that asks
+            continue
         try:
             left = psutil.Process(process["pid"])
             is_ours = abs(left.create_time() * 1000 - process["started_ms"]) < START_TOLERANCE_MS
             if is_ours and left.status() != psutil.STATUS_ZOMBIE:
                 os.killpg(left.pid, signal.SIGKILL)
                 ended.append(process["name"])
-        except (psutil.NoSuchProcess, ProcessLookupError, TypeError):
+        except (psutil.NoSuchProcess, ProcessLookupError):
             continue
     remove_files(state_dir)
     return ended

@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import Field, fields
 from pathlib import Path
@@ -177,6 +180,24 @@ def test_damaged_stack_file_that_a_dead_supervisor_left_hinders_nobody(
         assert running is not None
         assert running["state"] == "starting", "the next one's is not written yet"
         assert end_leftovers(tmp_path) == []
+
+
+def test_part_that_a_dead_supervisor_could_not_start_is_not_taken_for_the_process_that_looks(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import os, pathlib, sys, psutil
+        from infra.embedded.stack_file import end_leftovers, write_stack
+        began_ms = int(psutil.Process().create_time() * 1000)
+        part = {"name": "redis", "state": "failed", "pid": None, "address": "", "restarts": 0, "started_ms": began_ms}
+        addresses = {"kafka": "", "redis": "", "scorer_url": ""}
+        stack = {**addresses, "state": "starting", "pid": os.getpid(), "processes": [part]}
+        write_stack(pathlib.Path(sys.argv[1]), stack)
+        print(end_leftovers(pathlib.Path(sys.argv[1])))
+        """
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    looked = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
+    assert (looked.returncode, looked.stdout) == (0, "[]\n")
 
 
 @pytest.mark.parametrize("below", ["", "below"])
