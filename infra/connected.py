@@ -3,16 +3,14 @@
 Enters: the environment. Leaves: `Settings`, or a refusal that says what to do. Called by the commands of every room.
 """
 
-import logging
-
 from infra.errors import NowrankError
-from infra.logs import QUIET
+from infra.logs import quiet_kafka
 from infra.settings import NO_BROKER, NO_STORE, Settings, load_settings
 
 
 def broker_settings() -> Settings:
     """The settings, with a broker and without the chatter of its client; raises `NowrankError` when none is set."""
-    logging.getLogger(QUIET).setLevel(logging.CRITICAL)
+    quiet_kafka()
     return require_broker(load_settings())
 
 

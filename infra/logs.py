@@ -1,13 +1,14 @@
 """Logging: one line per fact, the same form in every process.
 
-Enters: a level's name. Leaves: a configured root logger on standard error. Called once by each process.
+Enters: a level's name. Leaves: a configured root logger on standard error. Called once by each process; commands that
+talk to a person only call `quiet_kafka`.
 """
 
 import logging
 import sys
 
-# kafka-python says a dozen lines for every client that is opened and closed.
-QUIET = "kafka"
+# kafka-python says a dozen lines for every client that is opened and closed, and at DEBUG what its records hold.
+_KAFKA = "kafka"
 
 
 def configure_logs(level: str, process: str) -> None:
@@ -17,5 +18,9 @@ def configure_logs(level: str, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    if root.level > logging.DEBUG:
-        logging.getLogger(QUIET).setLevel(max(root.level, logging.WARNING))
+    logging.getLogger(_KAFKA).setLevel(max(root.level, logging.WARNING))
+
+
+def quiet_kafka() -> None:
+    """Keep the broker's client silent, in a command that says itself what went wrong."""
+    logging.getLogger(_KAFKA).setLevel(logging.CRITICAL)

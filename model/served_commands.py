@@ -5,7 +5,6 @@ Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard out
 """
 
 import argparse
-import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from infra.connected import require_broker
 from infra.errors import ArtifactInvalid, NowrankError, SchemaMismatch
-from infra.logs import QUIET
+from infra.logs import quiet_kafka
 from infra.settings import Settings, load_settings
 from model.log_arguments import add_log_arguments, counted, from_zero, refuse_log_arguments, seed
 
@@ -249,5 +248,5 @@ def _table(result: dict[str, object], verdicts: "list[TaskVerdict]", folder: Pat
 def _read(settings: Settings, join_again: bool) -> "ServedLog":
     from streams.served_log import read_served_log
 
-    logging.getLogger(QUIET).setLevel(logging.CRITICAL)
+    quiet_kafka()
     return read_served_log(require_broker(settings), join_again=join_again)

@@ -7,7 +7,6 @@ Enters: parsed arguments. Leaves: a folder, or records on Kafka; text or JSON on
 import argparse
 import dataclasses
 import json
-import logging
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from infra.clock import monotonic_s, now_ms
 from infra.errors import BadInput
+from infra.logs import quiet_kafka
 from model.log_arguments import above_zero
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _publish(args: argparse.Namespace) -> int:
     from nowrank.simulate_live import Live, publish_live
     from streams.producer import Producer
 
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    quiet_kafka()
     at_ms = now_ms()
     plan = dataclasses.replace(_plan(args, at_ms), endless=True, label=f"live-{at_ms}")
     with Producer() as producer:

@@ -5,7 +5,6 @@ Enters: parsed arguments. Leaves: an exit code. Called by `nowrank scorer` and `
 
 import argparse
 import contextlib
-import logging
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -44,7 +43,6 @@ def scorer(args: argparse.Namespace) -> int:
 
     settings = load_settings()
     configure_logs(settings.log_level, "scorer")
-    logging.getLogger("kafka").setLevel(logging.WARNING)  # it tells of every connection
     port = args.port if args.port is not None else settings.scorer_port or DEFAULT_PORT
     if not 0 < port <= MAX_PORT:
         raise SettingsError(f"the port is {port}; it must be between 1 and {MAX_PORT}")

@@ -5,7 +5,6 @@ Enters: parsed arguments. Leaves: an exit code, and text or JSON on standard out
 
 import argparse
 import json
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,6 +14,7 @@ import msgspec
 from infra.clock import now_ms
 from infra.connected import broker_settings
 from infra.errors import BadInput
+from infra.logs import quiet_kafka
 from infra.outputs import prepare_file
 from infra.settings import Settings, load_settings
 
@@ -95,7 +95,7 @@ def import_(args: argparse.Namespace) -> int:
     from streams.import_report import print_summary
     from streams.producer import BULK_LINGER_MS, Producer
 
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    quiet_kafka()
     settings = load_settings()
     with _rejects(args) as rejects:
         if args.dry_run:

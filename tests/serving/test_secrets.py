@@ -1,6 +1,9 @@
 """Neither user ids nor tokens nor what was sent reach the scorer's log or what a dead letter says."""
 
 import logging
+import os
+import subprocess
+import sys
 import uuid
 from dataclasses import replace
 from typing import Any, cast
@@ -59,6 +62,20 @@ def test_canary_user_and_token_are_not_in_the_scorers_log(
         assert client.post("/admin/reload", headers=HEADERS).status_code == 403
     assert "canary" not in said(everything)
     assert "ready after" in said(everything), "there was a log to look at"
+
+
+@pytest.mark.parametrize(("level", "expected"), [("DEBUG", "WARNING"), ("INFO", "WARNING"), ("ERROR", "ERROR")])
+@pytest.mark.parametrize(
+    "start", ["main(['scorer', '--port', '99999'])", "configure_logs(os.environ['NOWRANK_LOG_LEVEL'], 'scorer-1')"]
+)
+def test_a_scorers_kafka_client_tells_no_records_and_no_more_than_was_asked_for(
+    start: str, level: str, expected: str
+) -> None:
+    imports = "import logging, os; from infra.logs import configure_logs; from nowrank.cli import main"
+    program = f"{imports}; {start}; print(logging.getLevelName(logging.getLogger('kafka').getEffectiveLevel()))"
+    environment = {**os.environ, "NOWRANK_LOG_LEVEL": level}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
 
 
 class BrokenRanker:
