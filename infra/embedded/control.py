@@ -37,22 +37,18 @@ _background: list["subprocess.Popen[bytes]"] = []  # supervisors that this proce
 
 
 def start_stack(
-    settings: Settings, *, detach: bool = True, only: Collection[str] = PARTS, tied: bool = False, say: Say = print
+    settings: Settings, *, only: Collection[str] = PARTS, tied: bool = False, say: Say = print
 ) -> dict[str, Any]:
-    """Start the stack and return the content of its `stack.json` once every part is ready; a stack that runs already is
-    returned as it is, one that is just starting once it runs.
+    """Start the stack in the background and return the content of its `stack.json` once every part is ready; a stack
+    that runs already is returned as it is, one that is just starting once it runs.
 
     Addresses in `settings` are taken for servers of the user's own. With `tied` the stack ends when the calling thread
-    does. Without `detach` this process becomes the supervisor until it is asked to end, and the answer is empty. Raises
-    `StackError` when a part does not start.
+    does. Raises `StackError` when a part does not start.
     """
     settings = replace(settings, state_dir=settings.state_dir.resolve())
     running = running_stack(settings.state_dir)
     if running is not None and running["state"] == "running":
         return running
-    if not detach:
-        run_stack(settings, only, say)
-        return {}
     if running is not None and running["state"] == "stopping":
         say(f"waiting for the end of a stack that is stopping (supervisor pid {running['pid']})")
         _wait_until_unlocked(settings.state_dir, STOP_TIMEOUT_S)
