@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.clock import monotonic_s
 from infra.errors import ScorerUnavailable
+from infra.restarts import RESTART_LIMIT, RESTART_WINDOW_S, describe_end, ends_lately, pause_s
 from infra.settings import Settings, child_environment
 from infra.shared_metrics import forget_gauges
 
@@ -32,10 +32,6 @@ METRICS_FOLDER = "nowrank-metrics-"  # then the owner's process id
 BACKLOG = 2048
 # A child that ends with this code was told something that another start will not change.
 UNUSABLE = 78
-RESTART_LIMIT = 8
-RESTART_WINDOW_S = 60.0
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 5.0
 # Below the ten seconds that the embedded stack and Docker leave the whole of it.
 END_TIMEOUT_S = 8.0
 
@@ -94,9 +90,9 @@ class _Processes:
                 return
             if code == UNUSABLE:
                 raise ScorerUnavailable("the scorer could not start; the lines before say why")
-            pause_s = _pause_s(ends_s, number, code)
-            log.warning("scorer process %d %s; it is started again in %.1f s", number, _describe(code), pause_s)
-            await asyncio.sleep(pause_s)
+            wait_s = _next_pause_s(ends_s, number, code)
+            log.warning("scorer process %d %s; it is started again in %.1f s", number, describe_end(code), wait_s)
+            await asyncio.sleep(wait_s)
 
     async def _start(self, number: int) -> asyncio.subprocess.Process:
         descriptor = self._listener.fileno()
@@ -125,18 +121,15 @@ class _Processes:
         await asyncio.gather(*keepers, return_exceptions=True)
 
 
-def _pause_s(ends_s: deque[float], number: int, code: int) -> float:
+def _next_pause_s(ends_s: deque[float], number: int, code: int) -> float:
     """How long to wait before the next start, longer each time; raises `ScorerUnavailable` when there were too many."""
-    at_s = monotonic_s()
-    ends_s.append(at_s)
-    while at_s - ends_s[0] > RESTART_WINDOW_S:
-        ends_s.popleft()
-    if len(ends_s) > RESTART_LIMIT:
+    ends = ends_lately(ends_s)
+    if ends > RESTART_LIMIT:
         raise ScorerUnavailable(
-            f"scorer process {number} {_describe(code)}, for the {len(ends_s)}th time within {RESTART_WINDOW_S:g} s; "
+            f"scorer process {number} {describe_end(code)}, for the {ends}th time within {RESTART_WINDOW_S:g} s; "
             "all are ended; the lines before say why"
         )
-    return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (len(ends_s) - 1)))
+    return pause_s(ends)
 
 
 def _listen(address: Address) -> socket.socket:
@@ -176,7 +169,3 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
-
-
-def _describe(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -73,13 +73,6 @@ async def kill_child(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def describe_end(returncode: int | None) -> str:
-    """How a process ended, in words."""
-    if returncode is not None and returncode < 0:
-        return f"was ended by {signal.Signals(-returncode).name}"
-    return f"ended with exit code {returncode}"
-
-
 def log_tail(path: Path, lines: int) -> str:
     """The last lines of a log, indented; empty when there is none."""
     try:

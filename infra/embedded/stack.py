@@ -15,12 +15,13 @@ from typing import Any
 
 from infra.addresses import hide_password
 from infra.clock import monotonic_s, now_ms
-from infra.embedded.child import describe_end, end_child, log_tail, start_child
+from infra.embedded.child import end_child, log_tail, start_child
 from infra.embedded.plan import Plan, log_dir, make_plan, module_command
 from infra.embedded.probes import kafka_answers, port_answers, redis_command
 from infra.embedded.stack_file import remove_files, write_stack, write_targets
 from infra.embedded.supervisor import Supervisor
 from infra.errors import StackError
+from infra.restarts import describe_end
 from infra.settings import Settings, child_environment
 
 EXTERNAL_TIMEOUT_S = 5.0

@@ -21,13 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from infra.clock import monotonic_s, now_ms
-from infra.embedded.child import describe_end, end_child, kill_child, log_tail, start_child
+from infra.embedded.child import end_child, kill_child, log_tail, start_child
 from infra.errors import StackError
+from infra.restarts import RESTART_LIMIT, RESTART_WINDOW_S, describe_end, ends_lately, pause_s
 
-RESTART_LIMIT = 8
-RESTART_WINDOW_S = 60.0
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 5.0
 PROBE_INTERVAL_S = 0.03
 LOG_TAIL_LINES = 8
 
@@ -155,7 +152,7 @@ class Supervisor:
                 await kill_child(part.process)
             if not part.first_start.done():
                 return self._give_up(part, failure)
-            ends = _ends_lately(part)
+            ends = ends_lately(part.ends_s)
             if ends > RESTART_LIMIT:
                 return self._give_up(part, f"{failure}, {ends} times in {RESTART_WINDOW_S:g} s")
             await self._pause(part, failure, ends)
@@ -187,13 +184,11 @@ class Supervisor:
 
     async def _pause(self, part: Part, failure: str, ends: int) -> None:
         """Wait before the next start, longer each time."""
-        pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (ends - 1))
+        wait_s = pause_s(ends)
         part.restarts += 1
-        self._say(
-            f"{part.spec.name} {failure}; restart {part.restarts} in {pause_s:g} s; its log: {part.spec.log_path}"
-        )
+        self._say(f"{part.spec.name} {failure}; restart {part.restarts} in {wait_s:g} s; its log: {part.spec.log_path}")
         self._enter(part, "restarting")
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(wait_s)
 
     def _give_up(self, part: Part, failure: str) -> None:
         """Leave the part `failed`: at its first start that ends the start, later the others go on without it."""
@@ -209,15 +204,6 @@ class Supervisor:
     def _enter(self, part: Part, state: str) -> None:
         part.state = state
         self._changed()
-
-
-def _ends_lately(part: Part) -> int:
-    """Count an end of the part; how many there were within `RESTART_WINDOW_S`."""
-    now_s = monotonic_s()
-    part.ends_s.append(now_s)
-    while now_s - part.ends_s[0] > RESTART_WINDOW_S:
-        part.ends_s.popleft()
-    return len(part.ends_s)
 
 
 async def _end_keeper(part: Part) -> None:

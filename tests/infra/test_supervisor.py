@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.embedded import supervisor as supervisor_module
+from infra import restarts
 from infra.embedded.supervisor import PartSpec, Supervisor
 from infra.errors import StackError
 
@@ -92,8 +92,8 @@ def test_part_that_is_killed_is_started_again_and_counted(tmp_path: Path) -> Non
 
 
 def test_part_that_keeps_ending_is_given_up_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(supervisor_module, "LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(restarts, "LONGEST_PAUSE_S", 0.001)
 
     async def scenario() -> None:
         said: list[str] = []
@@ -104,7 +104,7 @@ def test_part_that_keeps_ending_is_given_up_with_its_log(tmp_path: Path, monkeyp
         await until(lambda: supervisor.parts["a"].state == "failed")
         assert "a ended with exit code 0, 9 times in 60 s: given up until the next `nowrank up`" in said[-1]
         assert "| no disk left" in said[-1]
-        assert supervisor.parts["a"].restarts == supervisor_module.RESTART_LIMIT
+        assert supervisor.parts["a"].restarts == restarts.RESTART_LIMIT
         await supervisor.stop()
 
     asyncio.run(scenario())

@@ -19,6 +19,7 @@ import pytest
 from infra.embedded.child import dies_with_parent
 from infra.embedded.servers import free_port
 from infra.errors import ScorerUnavailable
+from infra.restarts import LONGEST_PAUSE_S, RESTART_LIMIT
 from infra.settings import Settings, child_environment
 from serving import processes
 from serving.processes import Address, run_processes
@@ -172,11 +173,11 @@ def test_a_start_removes_the_metrics_of_parents_that_were_killed_and_of_no_other
 
 def test_a_process_that_ends_again_and_again_is_waited_for_longer_and_then_given_up() -> None:
     ends_s: deque[float] = deque()
-    pauses = [processes._pause_s(ends_s, 1, -9) for _ in range(processes.RESTART_LIMIT)]
+    pauses = [processes._next_pause_s(ends_s, 1, -9) for _ in range(RESTART_LIMIT)]
     assert pauses == sorted(pauses)
-    assert pauses[-1] == processes.LONGEST_PAUSE_S
+    assert pauses[-1] == LONGEST_PAUSE_S
     with pytest.raises(ScorerUnavailable, match="process 1 was ended by SIGKILL, for the 9th time within 60 s"):
-        processes._pause_s(ends_s, 1, -9)
+        processes._next_pause_s(ends_s, 1, -9)
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
