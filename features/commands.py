@@ -24,7 +24,7 @@ from features.text import normalise_query
 from features.user import UserState
 from features.user_history import top_titles
 from infra.clock import now_ms
-from infra.errors import SettingsError
+from infra.connected import require_store
 from infra.settings import Settings, load_settings
 
 SHOWN_TITLES = 10
@@ -170,9 +170,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def _read(settings: Settings, family: RowFamily, keys: Sequence[str]) -> list[Any | None]:
     """The states of rows, None where there is none."""
-    if not settings.redis:
-        raise SettingsError("no online store is known; start one with `nowrank up`, or set NOWRANK_REDIS")
-    with connect(settings.redis) as client:
+    with connect(require_store(settings).redis) as client:
         try:
             exist = [client.exists(family.key(key, settings.feast_project)) for key in keys]
             states = read_states(client, settings.feast_project, [(family, key) for key in keys])

@@ -10,7 +10,7 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.errors import SettingsError
+from infra.connected import require_store
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,18 +26,17 @@ def feast_folder(settings: Settings) -> Path:
 
 
 def write_feast_repo(settings: Settings) -> Path:
-    """Write the repository that `feast -c FOLDER` reads, and return its folder; raises `SettingsError` without a store.
+    """Write the repository that `feast -c FOLDER` reads, and return its folder; raises `NowrankError` without a store.
 
     It holds the store's address, password included, so only its owner may read it.
     """
-    if not settings.redis:
-        raise SettingsError("no online store is known; start one with `nowrank up`, or set NOWRANK_REDIS")
+    redis = require_store(settings).redis
     folder = feast_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "NOWRANK_FEAST_PROJECT": _yaml_text(settings.feast_project),
         "NOWRANK_STATE_DIR": _yaml_text(str(folder.parent)),
-        "NOWRANK_REDIS": _yaml_text(settings.redis),
+        "NOWRANK_REDIS": _yaml_text(redis),
     }
     _write_private(folder / "feature_store.yaml", string.Template(_TEMPLATE.read_text()).substitute(values))
     _write_private(folder / "definitions.py", _DEFINITIONS)
