@@ -25,7 +25,7 @@ from infra.clock import monotonic_s, now_ms
 from infra.settings import Settings
 from streams.events import Click, encode_event
 from streams.producer import new_event_id
-from streams.topics import DELTAS, EVENT_TOPICS
+from streams.topics import FOLDED_TOPICS
 
 POLL_S = 0.002
 # Between probes, drawn evenly: the fetches of consumers come in steps, and probes must not fall into step with them.
@@ -78,8 +78,8 @@ async def probe_for(settings: Settings, seconds: float) -> Trips:
 
 async def bare_trips_for(settings: Settings, seconds: float) -> list[float]:
     """Milliseconds of bare trips with a consumer that holds the worker's partitions too, and so all of its load."""
-    topics = (*EVENT_TOPICS, DELTAS)
-    partitions = [aiokafka.TopicPartition(topic, number) for topic in topics for number in range(settings.partitions)]
+    numbers = range(settings.partitions)
+    partitions = [aiokafka.TopicPartition(topic, number) for topic in FOLDED_TOPICS for number in numbers]
     trips_ms, draw = [], random.Random(0)
     async with _bare_clients(settings, [_ECHO, *partitions]) as (producer, echo):
         until_s = monotonic_s() + seconds

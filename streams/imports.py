@@ -6,10 +6,9 @@ every row. Called by `nowrank import` and the demo.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -19,17 +18,11 @@ from infra.errors import BrokerUnavailable, DeliveryFailed
 from streams.events import Engaged
 from streams.labels import Log
 from streams.producer import Producer
-from streams.progress import Advance
+from streams.progress import Advance, ShowProgress
 from streams.sources.shift import shift_ms
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
 
 CHUNK = 2_000
-
-
-class ShowProgress(Protocol):
-    """Something like `streams.progress.progress_bar`."""
-
-    def __call__(self, label: str, total: int) -> AbstractContextManager[Advance]: ...
 
 
 class ImportSummary(msgspec.Struct, kw_only=True):

@@ -6,9 +6,11 @@ to show.
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 Advance = Callable[[int], None]
+# Called with a label and a total, such as `progress_bar`.
+ShowProgress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 @contextmanager

@@ -25,6 +25,7 @@ DEAD_LETTERS = "dead-letters"
 LABELS = "labels"
 
 EVENT_TOPICS = (PLAYS, CLICKS, THUMBS, RANKINGS)
+FOLDED_TOPICS = (*EVENT_TOPICS, DELTAS)  # what the rows of the store are made of
 WEEK_MS = 7 * 24 * 3600 * 1000
 # What kafka-python raises for an address that is none, or where nobody answers.
 NO_BROKER_ERRORS = (KafkaError, ValueError, OSError)

@@ -15,8 +15,8 @@ from features.rows import FAMILIES, TARGET_FAMILIES, USER, RowFamily
 from features.user import UserState
 from infra.errors import InvalidEvent
 from streams.audit.log_reader import LogReader, LogSpan
-from streams.audit.recompute import TargetFold, recompute_target_rows, recompute_user_rows
-from streams.audit.served_rankings import RowName, Served
+from streams.audit.recompute import RowName, TargetFold, recompute_target_rows, recompute_user_rows
+from streams.audit.served_rankings import Served
 from streams.checkpoints import Highest
 from streams.deltas import SourcedDelta
 from streams.events import decode_record

@@ -14,11 +14,11 @@ from features.text import normalise_query
 from features.vector import COLUMN_NAMES, Context, Matrix
 from infra.errors import InvalidEvent
 from streams.audit.log_reader import LogReader
+from streams.audit.recompute import RowName
 from streams.events import OF_ITEM, OF_SESSION, Ranking, decode_record
 from streams.stage import Record
 from streams.topics import RANKINGS
 
-RowName = tuple[str, str]
 WIDTH = len(COLUMN_NAMES)
 FLOAT_BYTES = 4
 

@@ -9,7 +9,6 @@ those of the present store did. What cannot be known any more is not compared, a
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -23,19 +22,19 @@ from features.user import UserState
 from features.vector import COLUMN_NAMES, Context, Similarities, Slots, pair_matrix, session_sources
 from infra.settings import Settings
 from streams.audit.log_reader import LogReader
+from streams.audit.recompute import RowName
 from streams.audit.replayed_rows import ReplayedRows
-from streams.audit.served_rankings import RowName, Served, read_served
+from streams.audit.served_rankings import Served, read_served
 from streams.audit.skew_catalogue import LoggedCatalogue
 from streams.audit.skew_report import SHOWN_EXAMPLES, SkewExample, SkewReport
 from streams.audit.store_folds import begin_highest, troubled_logs
 from streams.audit.store_snapshot import read_checkpoints
 from streams.events import OF_ITEM
-from streams.progress import Advance, progress_bar
-from streams.topics import DELTAS, EVENT_TOPICS, read_topic_ids
+from streams.progress import ShowProgress, progress_bar
+from streams.topics import FOLDED_TOPICS, read_topic_ids
 
 RELATIVE, ABSOLUTE = 1e-5, 1e-6  # float32, and sums in another order
 WITHOUT_MODEL = "popularity"
-Progress = Callable[[str, int], AbstractContextManager[Advance]]
 # The similarities of a model of this version, None when it is not at hand.
 SimilaritySource = Callable[[str, ItemTable, Context, Slots], Similarities | None]
 Mask = NDArray[np.bool_]
@@ -60,7 +59,7 @@ def compare_served(
     settings: Settings,
     last: int,
     similarities: SimilaritySource | None = None,
-    progress: Progress = progress_bar,
+    progress: ShowProgress = progress_bar,
 ) -> SkewReport:
     """Compare the last rankings with a replay; raises `BrokerUnavailable` or `StoreUnavailable`."""
     report = SkewReport()
@@ -69,7 +68,7 @@ def compare_served(
         report.not_compared.update(others)
         with connect(settings.redis) as client:
             store = read_checkpoints(client)
-        spans = reader.spans((*EVENT_TOPICS, DELTAS))
+        spans = reader.spans(FOLDED_TOPICS)
         trouble = troubled_logs(store, spans, read_topic_ids(settings))
         begins = {**store.session, **store.target}
         spans = {

@@ -9,9 +9,6 @@ events before the checkpoint give and the delta log does not hold, or holds in a
 memory, stored and expected: count some 20 KB for each user and each title.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
 import msgspec
 
 from features.online_store import LOG_RETENTION_MS
@@ -23,12 +20,10 @@ from streams.audit.recompute import LeftOut, Recomputation
 from streams.audit.row_differences import Difference, compare_row
 from streams.audit.store_folds import StoreFolds
 from streams.audit.store_snapshot import StoreSnapshot, count_keys, read_store
-from streams.progress import Advance, progress_bar
-from streams.topics import DELTAS, EVENT_TOPICS
+from streams.progress import ShowProgress, progress_bar
+from streams.topics import DELTAS, FOLDED_TOPICS
 
 EQUAL, DIFFERENT, UNVERIFIABLE = 0, 1, 2
-TOPICS = (*EVENT_TOPICS, DELTAS)
-Progress = Callable[[str, int], AbstractContextManager[Advance]]
 _FAMILIES = {family.name: family for family in FAMILIES}
 
 
@@ -54,12 +49,12 @@ class VerifyReport(msgspec.Struct):
         return UNVERIFIABLE if self.unverifiable else EQUAL
 
 
-def verify_store(settings: Settings, progress: Progress = progress_bar) -> VerifyReport:
+def verify_store(settings: Settings, progress: ShowProgress = progress_bar) -> VerifyReport:
     """Recompute the log and compare every row with it; raises `BrokerUnavailable` or `StoreUnavailable`."""
     with progress("reading rows", count_keys(settings.redis)) as advance:
         snapshot = read_store(settings.redis, settings.feast_project, advance)
     with LogReader(settings) as reader:
-        spans = reader.spans(TOPICS)
+        spans = reader.spans(FOLDED_TOPICS)
         report = VerifyReport(records=sum(span.end - span.first for span in spans.values()))
         with progress("folding the log", report.records) as advance:
             folds = StoreFolds(settings, snapshot, reader, spans, advance)

@@ -9,8 +9,8 @@ leaves the live store as it was.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from streams.audit.store_snapshot import BEGIN_KEY, StoreSnapshot, read_checkpoi
 from streams.checkpoints import encode_checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta
-from streams.progress import Advance, progress_bar
+from streams.progress import Advance, ShowProgress, progress_bar
 from streams.rebuilding.plan import RebuildPlan, find_begin, plan_rebuild, refuse_strange_deltas
 from streams.rebuilding.spare_store import SpareStore
 from streams.session_agent import STAGE as SESSION_STAGE
@@ -32,15 +32,13 @@ from streams.session_agent import SessionStage
 from streams.stage import Record, SharedStore
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.target_agent import TargetStage
-from streams.topics import DELTAS, EVENT_TOPICS, read_topic_ids
+from streams.topics import DELTAS, EVENT_TOPICS, FOLDED_TOPICS, read_topic_ids
 
-TOPICS = (*EVENT_TOPICS, DELTAS)
 # A batch's rows are read in one call that keeps Redis from answering anybody else.
 BATCH_RECORDS = 2_000
 BATCH_BYTES = 1 << 20
 SMALL_REMAINDER = 500
 STORE_TIMEOUT_S = 30.0
-Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 @dataclass
@@ -67,14 +65,14 @@ def rebuild_store(
     begin: str | None = None,
     spare_db: int | None = None,
     keep_old: bool = False,
-    progress: Progress = progress_bar,
+    progress: ShowProgress = progress_bar,
 ) -> RebuildReport:
     """Fill a new store and put it in place; raises `NowrankError` and leaves the live store as it was."""
     began_s = monotonic_s()
     spare = SpareStore(settings.redis, settings.feast_project, spare_db)
     live = _read_live(settings)  # before the ends of the logs, which are then not behind it
     with LogReader(settings) as reader:
-        spans = reader.spans(TOPICS)
+        spans = reader.spans(FOLDED_TOPICS)
         if not any(span.topic == DELTAS for span in spans.values()):
             raise NowrankError("there are no topics: `nowrank topics create`")
         plan = plan_rebuild(live, spans, read_topic_ids(settings), find_begin(reader, spans, begin))
@@ -115,7 +113,7 @@ class _Rebuild:
     """Fills the spare store with both stages."""
 
     def __init__(
-        self, settings: Settings, plan: RebuildPlan, reader: LogReader, address: str, progress: Progress
+        self, settings: Settings, plan: RebuildPlan, reader: LogReader, address: str, progress: ShowProgress
     ) -> None:
         self._settings = settings
         self._plan = plan
@@ -157,7 +155,7 @@ class _Rebuild:
     async def _round(self) -> int:
         """Fold what there is now; returns how many records that was. Stage 1 goes as far as the live store's."""
         live = _read_live(self._settings).session
-        spans = self._reader.spans(TOPICS)
+        spans = self._reader.spans(FOLDED_TOPICS)
         events = [
             _Part(span, self._session.checkpoints[log].next_offset, live[log].next_offset)
             for log, span in sorted(spans.items(), key=lambda pair: (pair[1].partition, pair[0]))
