@@ -7,7 +7,8 @@ command line.
 import argparse
 from dataclasses import fields
 
-from infra.settings import Settings, load_settings, settings_table, shown_value
+from infra.settings import Settings, load_settings, settings_table, shown_value, variable_of
+from infra.text_table import aligned
 
 _PAGE_HEAD = """\
 # Settings
@@ -38,15 +39,13 @@ def settings_page() -> str:
 
 def _lines(values: Settings) -> list[str]:
     rows = [("VARIABLE", "VALUE", "DEFAULT", "MEANING")]
-    for spec in fields(Settings):
-        variable = f"NOWRANK_{spec.name.upper()}"
-        rows.append(
-            (
-                variable,
-                shown_value(values, spec) or "(empty)",
-                str(spec.default) or "(empty)",
-                spec.metadata["doc"],
-            )
+    rows += [
+        (
+            variable_of(spec),
+            shown_value(values, spec) or "(empty)",
+            str(spec.default) or "(empty)",
+            spec.metadata["doc"],
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+        for spec in fields(Settings)
+    ]
+    return aligned(rows)

@@ -199,6 +199,16 @@ class Settings:
         return tuple(stage for stage in STAGES if stage in asked)
 
     @property
+    def label_window_ms(self) -> int:
+        """`label_window_s` in the unit of events' times."""
+        return self.label_window_s * 1000
+
+    @property
+    def future_limit_ms(self) -> int:
+        """`future_limit_s` in the unit of events' times."""
+        return self.future_limit_s * 1000
+
+    @property
     def artifact_path(self) -> Path:
         """The folder that holds the current model artifact."""
         return Path(self.artifact_dir) if self.artifact_dir else self.state_dir / "artifact"
@@ -219,7 +229,7 @@ def load_settings(environment: Mapping[str, str] | None = None, *, running_stack
     from_environment = {
         spec.name: _parse(spec, environment[variable])
         for spec in fields(Settings)
-        if (variable := f"NOWRANK_{spec.name.upper()}") in environment and environment[variable] != ""
+        if (variable := variable_of(spec)) in environment and environment[variable] != ""
     }
     base = replace(Settings(), **from_environment)
     running = read_stack_file(base.stack_file) if running_stack and stack_lives(base.state_dir) else {}
@@ -267,7 +277,7 @@ def unusable(path: Path, error: OSError) -> StackError:
 
 def _parse(spec: "Field[Any]", text: str) -> Any:
     """The value in a variable's text; raises `SettingsError` for one of another type or out of its range."""
-    variable = f"NOWRANK_{spec.name.upper()}"
+    variable = variable_of(spec)
     kind: Any = Path if isinstance(spec.default, Path) else type(spec.default)
     read = spec.metadata["read"]
     if read is not None:
@@ -301,6 +311,11 @@ def allowed_values(spec: "Field[Any]") -> str:
     return f"at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
 
 
+def variable_of(spec: "Field[Any]") -> str:
+    """The environment variable of a setting."""
+    return f"NOWRANK_{spec.name.upper()}"
+
+
 def shown_value(settings: Settings, spec: "Field[Any]") -> str:
     """A setting's value as it may stand in a log or on a terminal: without secrets."""
     text, hide = str(getattr(settings, spec.name)), spec.metadata["hide"]
@@ -312,13 +327,11 @@ def settings_table() -> str:
     lines = ["| variable | default | must be | meaning |", "| --- | --- | --- | --- |"]
     for spec in fields(Settings):
         default = str(spec.default) or "(empty)"
-        lines.append(
-            f"| `NOWRANK_{spec.name.upper()}` | `{default}` | {allowed_values(spec)} | {spec.metadata['doc']} |"
-        )
+        lines.append(f"| `{variable_of(spec)}` | `{default}` | {allowed_values(spec)} | {spec.metadata['doc']} |")
     return "\n".join(lines) + "\n"
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """This process's environment with every setting spelled out, for a child process."""
-    spelled = {f"NOWRANK_{spec.name.upper()}": str(getattr(settings, spec.name)) for spec in fields(Settings)}
+    spelled = {variable_of(spec): str(getattr(settings, spec.name)) for spec in fields(Settings)}
     return {**os.environ, **spelled}

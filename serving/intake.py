@@ -66,7 +66,7 @@ class Intake:
     def _to_event(self, value: Any) -> Engaged:
         """The event; one too far in the future would become a dead letter, so it is rejected here."""
         event = convert_engaged(value)
-        to_engagement(event, now_ms(), 1000 * self._settings.future_limit_s)
+        to_engagement(event, now_ms(), self._settings.future_limit_ms)
         return event
 
     async def _take(self, parse: Callable[[], Awaitable[Parsed]], send: Callable[[list[Any]], None]) -> Taken:

@@ -73,7 +73,7 @@ def compare(settings: Settings) -> list[Comparison]:
     """Every pair of variants in the log, by the titles that training counts as positive; holds all lists of the log and
     what members did in memory. Raises `BrokerUnavailable`.
     """
-    joined = LogJoin(settings.future_limit_s * 1000)
+    joined = LogJoin(settings.future_limit_ms)
     answers: dict[str, Ranking] = {}
     with LogReader(settings) as reader:
         for span in reader.spans(EVENT_TOPICS).values():
@@ -83,7 +83,7 @@ def compare(settings: Settings) -> list[Comparison]:
                     joined.add_event(event, record.broker_ts_ms)
                     if isinstance(event, Ranking) and JOINT in event.variant:
                         answers.setdefault(event.ranking_id, event)
-    return _tally(answers, joined.labels(settings.label_window_s * 1000))
+    return _tally(answers, joined.labels(settings.label_window_ms))
 
 
 def _tally(answers: dict[str, Ranking], labels: dict[str, RankingLabels]) -> list[Comparison]:

@@ -171,9 +171,7 @@ def resend(settings: Settings, letters: list[DeadLetter], repaired: bytes | None
     for letter in letters:
         value = letter.raw if repaired is None else repaired
         try:
-            ready.append(
-                (letter.topic, value, check_value(letter.topic, value, settings.future_limit_s * 1000).encode())
-            )
+            ready.append((letter.topic, value, check_value(letter.topic, value, settings.future_limit_ms).encode()))
         except InvalidEvent as error:
             refused.append((letter, f"{error.reason}: {error.message}"))
     if ready:

@@ -91,9 +91,8 @@ class Runtime:
 
     def _new_stage(self, stage: str) -> SessionStage | TargetStage | LabelStage:
         store, cache_bytes = self._stores[stage], self.settings.row_cache_bytes // len(self._stores)
-        future_limit_ms = self.settings.future_limit_s * 1000
+        future_limit_ms, window_ms = self.settings.future_limit_ms, self.settings.label_window_ms
         if stage == LABELS_STAGE:
-            window_ms = self.settings.label_window_s * 1000
             return LabelStage(
                 store, self._send_labels, self._send_dead_letters, self.metrics, future_limit_ms, window_ms
             )

@@ -51,7 +51,7 @@ class ServedLog:
 
 def read_served_log(settings: Settings, *, join_again: bool = False) -> ServedLog:
     """Everything that the log holds; raises `BrokerUnavailable`. `join_again`: do not read the topic `labels`."""
-    joined, newest_ms = LogJoin(settings.future_limit_s * 1000), 0
+    joined, newest_ms = LogJoin(settings.future_limit_ms), 0
     rankings: dict[str, Ranking] = {}
     events: list[Engaged] = []
     with LogReader(settings) as reader:
@@ -69,8 +69,8 @@ def read_served_log(settings: Settings, *, join_again: bool = False) -> ServedLo
                 elif not is_probe(event.item_id):
                     events.append(event)
         written = {} if join_again else _read_labels(reader)
-    labels = newest_labels([*written.values(), *joined.labels(settings.label_window_s * 1000).values()])
-    settled_ms = newest_ms - settings.label_window_s * 1000
+    labels = newest_labels([*written.values(), *joined.labels(settings.label_window_ms).values()])
+    settled_ms = newest_ms - settings.label_window_ms
     served = settle(items, list(rankings.values()), events, labels, settled_ms)
     return replace(served, labels_from=_labels_from(served.rankings, written))
 

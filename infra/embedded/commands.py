@@ -17,6 +17,7 @@ from infra.embedded.plan import PARTS
 from infra.embedded.stack_file import running_stack
 from infra.errors import StackError
 from infra.settings import Settings, load_settings
+from infra.text_table import aligned
 
 _UP_EXAMPLES = """\
 examples:
@@ -133,8 +134,7 @@ def _table(running: dict[str, Any]) -> str:
     for name, key in (("broker", "kafka"), ("redis", "redis")):
         if name in running.get("yours", []):
             rows.append((name, "yours", "-", "-", "-", running[key]))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     lines += [f"{process['name']} {process['failure']}" for process in running["processes"] if process.get("failure")]
     return "\n".join([*lines, f"supervisor pid {running.get('pid', '-')}, logs in {running.get('log_dir', '-')}"])
 

@@ -7,6 +7,7 @@ the command line.
 import argparse
 
 from infra.settings import load_settings
+from infra.text_table import aligned
 
 _EXAMPLES = """\
 examples:
@@ -61,5 +62,4 @@ def _lines() -> list[str]:
 
     rows = [("METRIC", "KIND", "LABELS", "MEANING")]
     rows += [(spec.name, spec.kind, ", ".join(spec.labels) or "-", spec.help) for spec in CATALOGUE]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    return aligned(rows)

@@ -75,7 +75,7 @@ def compare_served(
             log: span._replace(first=max(span.first, begins[log].first_offset)) if log in begins else span
             for log, span in spans.items()
         }
-        rows = ReplayedRows(served, 1000 * settings.future_limit_s)
+        rows = ReplayedRows(served, settings.future_limit_ms)
         with progress("replaying the log", rows.total(spans)) as advance:
             rows.replay(reader, spans, begin_highest(store, spans), advance)
         comparison = _Comparison(report, rows, LoggedCatalogue(reader), set(trouble), similarities)

@@ -50,8 +50,7 @@ class StoreFolds:
             return self._read(EVENT_TOPICS)
 
         required = _next_offsets(self._snapshot.session)
-        future_limit_ms = 1000 * self._settings.future_limit_s
-        return recompute_user_rows(read, self._contains, required, future_limit_ms, self.chains.give)
+        return recompute_user_rows(read, self._contains, required, self._settings.future_limit_ms, self.chains.give)
 
     def targets(self) -> tuple[TargetFold, list[Difference]]:
         """The target rows, from the delta log, and where the maps of the checkpoints differ from it."""

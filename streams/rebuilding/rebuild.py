@@ -123,7 +123,7 @@ class _Rebuild:
         self._store = FencedStore(address, settings.feast_project, STORE_TIMEOUT_S)
         shared, metrics = SharedStore(self._store), _Unmeasured("worker")
         cache_bytes = settings.row_cache_bytes // 2
-        future_limit_ms = 1000 * settings.future_limit_s
+        future_limit_ms = settings.future_limit_ms
         self._session = SessionStage(shared, _send_no_deltas, _send_no_letters, metrics, future_limit_ms, cache_bytes)
         self._target = TargetStage(shared, _send_no_letters, metrics, cache_bytes)
         self._write_beginnings(address)
