@@ -20,7 +20,6 @@ from infra.settings import Settings
 from streams.events import Click, Engaged, Play, Thumb, decode_engaged
 
 MILLION = 1_000_000
-EVENTS_EACH = 3
 SAMPLED_ROWS = 2_000
 HOUR_MS = 3_600_000
 PRIME = 7_919
@@ -50,7 +49,7 @@ def measure_rows(settings: Settings, records: Sequence[Loaded]) -> StoredRows:
 
 
 def measure_memory(settings: Settings, entities: int, of_mix: StoredRows) -> dict[str, Any]:
-    """Let a worker fold EVENTS_EACH events of each of `entities` users about as many items, then weigh everything."""
+    """Let a worker fold three events of each of `entities` users about as many items, then weigh everything."""
     progress = Progress(settings)
     client: Any = connect(settings.redis)
     records = [to_loaded(event, settings.partitions) for event in one_rating_each(entities)]
@@ -83,7 +82,7 @@ def measure_memory(settings: Settings, entities: int, of_mix: StoredRows) -> dic
 
 
 def per_million(light: StoredRows, of_mix: StoredRows) -> dict[str, dict[str, int]]:
-    """Redis bytes of a million rows, with EVENTS_EACH events each and with as many as in the mix."""
+    """Redis bytes of a million rows, with three events each and with as many as in the mix."""
     return {
         "users": {"light": round(MILLION * light.user_bytes), "mix": round(MILLION * of_mix.user_bytes)},
         "items": {"light": round(MILLION * light.item_bytes), "mix": round(MILLION * of_mix.item_bytes)},

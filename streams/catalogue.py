@@ -1,8 +1,7 @@
-"""The `items` topic: the wire form of a title, and the topic read into a catalogue, once or for as long as the process
-lives.
+"""The `items` topic: the wire form of a title, and the topic read into a catalogue for as long as the process lives.
 
 Enters: records of the compacted topic `items`. Leaves: a `Catalogue`, or `InvalidEvent` for a record that is no title.
-Called by the producer client, the scorer, training and the workers' count of unknown titles.
+Called by the producer client, imports, the scorer, skew, the simulator and the workers' count of unknown titles.
 """
 
 import logging
@@ -51,19 +50,6 @@ def convert_item(value: Any) -> Item:
         raise invalid_event(error) from error
 
 
-def read_catalogue(settings: Settings, timeout_s: float = 10.0) -> Catalogue:
-    """The whole topic as it stands now; raises `BrokerUnavailable`, also when the topic does not exist or the time is
-    up.
-    """
-    reader = _connect(settings, timeout_s)
-    try:
-        return reader.read_to_end(timeout_s, Catalogue())
-    except KafkaError as error:
-        raise BrokerUnavailable(f"the catalogue could not be read at {settings.kafka!r}: {error}") from error
-    finally:
-        reader.close()
-
-
 class Titles(Protocol):
     """What can be kept equal to the topic: the catalogue, or less of it."""
 
@@ -106,10 +92,6 @@ class ItemsFollower(Generic[T]):
         """Begin to follow; returns at once."""
         self._thread.start()
 
-    def wait_ready(self, timeout_s: float) -> bool:
-        """Wait until the whole topic has been read once; False when the time is up."""
-        return self._ready.wait(timeout_s)
-
     def stop(self) -> None:
         """End the thread; the catalogue stays as it is."""
         self._stop.set()
@@ -128,7 +110,7 @@ class ItemsFollower(Generic[T]):
                 retry_s = min(self.last_retry_s, 2 * retry_s)
 
     def _follow(self) -> None:
-        reader = _connect(self._settings, timeout_s=LAST_RETRY_S)
+        reader = _connect(self._settings)
         try:
             self.titles.replace(
                 reader.read_to_end(self.read_timeout_s, self._new_titles(), lambda: self._stop.wait(self._pause_s))
@@ -216,7 +198,7 @@ def apply_records(titles: Titles, records: Iterable[Any]) -> None:
             log.warning("record %d of topic %r is no title: %s", record.offset, topics.ITEMS, error)
 
 
-def _connect(settings: Settings, timeout_s: float) -> _Reader:
+def _connect(settings: Settings) -> _Reader:
     if not settings.kafka:
         raise BrokerUnavailable(NO_BROKER)
     try:
@@ -227,7 +209,7 @@ def _connect(settings: Settings, timeout_s: float) -> _Reader:
             auto_offset_reset="earliest",
             allow_auto_create_topics=False,
             max_poll_records=POLL_RECORDS,
-            bootstrap_timeout_ms=int(min(3.0, timeout_s) * 1000),
+            bootstrap_timeout_ms=3_000,
             reconnect_backoff_max_ms=1_000,
             metadata_max_age_ms=METADATA_AGE_MS,
         )

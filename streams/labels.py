@@ -31,11 +31,6 @@ class Label:
     revised: tuple[tuple[int, bool], ...] = ()
     """When an event turned what those before it had said, and what they had said; in order."""
 
-    @property
-    def event_ids(self) -> tuple[str, ...]:
-        """The ids of its events, in order."""
-        return tuple(event.event_id for event in self.events)
-
     def as_of(self, end_ms: int) -> "Label":
         """The label as the events before `end_ms`, which lies after the first of them, have it."""
         positive = next((before for at_ms, before in self.revised if at_ms >= end_ms), self.positive)

@@ -1,7 +1,7 @@
 """The log folded the way that one snapshot of the store was: the same beginnings, and each row at its own version.
 
 Enters: a `StoreSnapshot`, a `LogReader`. Leaves: the recomputed rows, the delta chains, the maps of the checkpoints.
-Called by `verify`.
+Called by `verify` and `skew`.
 """
 
 from collections.abc import Iterable, Iterator

@@ -18,7 +18,8 @@ from infra.clock import monotonic_s, now_ms
 from infra.errors import BadInput, BrokerUnavailable, DeliveryFailed
 from infra.settings import Settings
 from nowrank.cli import main
-from streams.catalogue import read_catalogue
+from streams.audit.log_reader import LogReader
+from streams.catalogue import encode_item
 from streams.events import Click, Play, Thumb, decode_record
 from streams.imports import CHUNK, import_events
 from streams.log_ends import read_log_ends
@@ -27,6 +28,7 @@ from streams.sources.log_files import LogSource, load_log
 from streams.sources.shift import NEWEST_AGE_MS
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
 from streams.sources.table_files import open_table
+from streams.topics import ITEMS
 
 NOW_MS = 1_700_000_000_000
 PLAIN = TableOptions()
@@ -470,7 +472,9 @@ def test_an_import_of_titles_lands_in_the_catalogue(
     path = written(tmp_path / "i.csv", f"item_id,title\n{item_id},Heat\n")
     assert main(["import", str(path), "--items"]) == 0
     assert "1 titles" in capsys.readouterr().out
-    assert read_catalogue(environment).get(item_id) == Item(item_id=item_id, title="Heat")
+    with LogReader(environment) as reader:
+        [span] = reader.spans([ITEMS]).values()
+        assert encode_item(Item(item_id=item_id, title="Heat")) in [record.value for record in reader.read_span(span)]
 
 
 def test_the_import_command_says_what_is_missing(
