@@ -21,7 +21,7 @@ from infra.clock import monotonic_s
 from infra.errors import BrokerUnavailable, DeliveryFailed, InvalidEvent, NowrankError
 from infra.settings import NO_BROKER, Settings, load_settings
 from streams.events import Event, Ranking
-from streams.records import Record, checked_records, event_record, item_record
+from streams.records import NewRecord, checked_records, event_record, item_record
 from streams.topics import NO_BROKER_ERRORS
 
 # kafka-python queues without a bound: past this many unacknowledged records a sender waits for the oldest.
@@ -98,7 +98,7 @@ class Producer:
         self, topic: str, value: bytes | None, key: bytes | None = None, timestamp_ms: int | None = None
     ) -> None:
         """Queue raw bytes, unchecked; `timestamp_ms` is the record's own Kafka time, now when None."""
-        self._queue(Record(topic, key, value, timestamp_ms))
+        self._queue(NewRecord(topic, key, value, timestamp_ms))
 
     def deliver(self, events: Iterable[Event | Ranking]) -> int:
         """Send a batch, wait until all of it is acknowledged and return its size; `DeliveryFailed` names positions in
@@ -143,12 +143,12 @@ class Producer:
             with contextlib.suppress(NowrankError):
                 self.close()
 
-    def _queue_all(self, records: list[Record]) -> int:
+    def _queue_all(self, records: list[NewRecord]) -> int:
         for record in records:
             self._queue(record)
         return len(records)
 
-    def _queue(self, record: Record) -> None:
+    def _queue(self, record: NewRecord) -> None:
         self._make_room()
         future = self._send(record)
         with self._lock:
@@ -171,7 +171,7 @@ class Producer:
             with contextlib.suppress(KafkaError):
                 oldest.get(self._delivery_timeout_s + EXPIRY_SLACK_S)
 
-    def _send(self, record: Record) -> Any:
+    def _send(self, record: NewRecord) -> Any:
         if self._closed:
             raise NowrankError("this producer is closed; make another one")
         client = self._client()
