@@ -15,8 +15,8 @@ from features.online_store import FencedStore
 from infra.settings import Settings
 from streams.checkpoints import decode_checkpoints
 from streams.log_ends import read_log_ends
+from streams.log_records import log_name
 from streams.session_agent import STAGE as SESSION_STAGE
-from streams.stage import log_name
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.topics import DELTAS
 

@@ -23,8 +23,8 @@ from faust.types.tuples import ConsumerMessage
 from infra.metrics import Metrics
 from infra.settings import STAGES, Settings
 from streams.batcher import Batcher
+from streams.log_records import Record
 from streams.runtime import TOPICS_OF, Runtime, or_end
-from streams.stage import Record
 from streams.worker_http import WorkerHttp
 
 MAX_WAITING_CHUNKS = 16

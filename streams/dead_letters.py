@@ -8,26 +8,19 @@ import base64
 import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 
-from infra.clock import monotonic_s, now_ms
-from infra.errors import BrokerUnavailable, InvalidEvent, NowrankError
+from infra.clock import now_ms
+from infra.errors import InvalidEvent, NowrankError
 from infra.redaction import hide_value
 from infra.settings import Settings
+from streams.audit.log_reader import LogReader
 from streams.events import decode_record, to_engagement
-from streams.log_ends import read_log_ends
+from streams.log_records import Record
 from streams.producer import Producer
-from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS, NO_BROKER_ERRORS
+from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS
 
-if TYPE_CHECKING:
-    from streams.stage import Record
-
-POLL_MS = 500
-STALL_S = 30.0
 # A letter must fit into a message of the size that brokers take; what is longer could not be sent again anyway.
 MAX_KEPT_BYTES = 256 * 1024
 # The reason of what stands on the topic `dead-letters` and is no dead letter itself.
@@ -46,7 +39,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     value: str
 
     @classmethod
-    def of(cls, record: "Record", reason: str, message: str) -> "DeadLetter":
+    def of(cls, record: Record, reason: str, message: str) -> "DeadLetter":
         """The dead letter of a record; `message` says so when not all of its bytes are kept."""
         value = record.value or b""
         kept = f" (kept: the first {MAX_KEPT_BYTES} of {len(value)} bytes)" if len(value) > MAX_KEPT_BYTES else ""
@@ -87,60 +80,27 @@ def decode_dead_letter(value: bytes | None, place: DeadLetter) -> DeadLetter:
 
 
 def read_dead_letters(settings: Settings) -> Iterator[DeadLetter]:
-    """All dead letters, oldest first, each once (a worker that restarts may have sent one twice), but a record that two
-    stages refused for each of their reasons; raises `BrokerUnavailable`.
+    """All dead letters, oldest first in each partition, each once (a worker that restarts may have sent one twice), but
+    a record that two stages refused for each of their reasons; raises `BrokerUnavailable`.
 
     A record of the topic that is no dead letter comes as one of the reason `unreadable`, with its own place and bytes.
     """
-    try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=settings.kafka.split(","),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            allow_auto_create_topics=False,
-            bootstrap_timeout_ms=3_000,
-        )
-    except NO_BROKER_ERRORS as error:
-        raise BrokerUnavailable(f"no broker answers at {settings.kafka!r}: {error}") from error
-    try:
-        seen: set[tuple[str, str]] = set()
-        for record in _read_topic(consumer):
-            letter = decode_dead_letter(record.value, _place_of(record))
-            if (letter.name, letter.reason) not in seen:
-                seen.add((letter.name, letter.reason))
-                yield letter
-    except KafkaError as error:
-        raise BrokerUnavailable(f"the dead letters could not be read at {settings.kafka!r}: {error}") from error
-    finally:
-        consumer.close()
+    seen: set[tuple[str, str]] = set()
+    with LogReader(settings) as reader:
+        for span in reader.spans([DEAD_LETTERS]).values():
+            for record in reader.read_span(span):
+                letter = decode_dead_letter(record.value, _place_of(record))
+                if (letter.name, letter.reason) not in seen:
+                    seen.add((letter.name, letter.reason))
+                    yield letter
 
 
-def _read_topic(consumer: KafkaConsumer) -> Iterator[Any]:
-    """Every record of the topic up to where it ends now; none when there is no such topic."""
-    partitions = [TopicPartition(DEAD_LETTERS, number) for number in consumer.partitions_for_topic(DEAD_LETTERS) or ()]
-    if not partitions:
-        return
-    ends = read_log_ends(consumer, partitions)
-    consumer.assign(partitions)
-    consumer.seek_to_beginning(*partitions)
-    moved_s = monotonic_s()
-    while any(consumer.position(partition) < end for partition, end in ends.items()):
-        batches = consumer.poll(timeout_ms=POLL_MS)
-        if batches:
-            moved_s = monotonic_s()
-        elif monotonic_s() - moved_s > STALL_S:
-            raise BrokerUnavailable(f"topic {DEAD_LETTERS!r} could not be read on for {STALL_S:g} s")
-        for records in batches.values():
-            yield from records
-
-
-def _place_of(record: Any) -> DeadLetter:
+def _place_of(record: Record) -> DeadLetter:
     return DeadLetter(
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
-        broker_ts_ms=record.timestamp,
+        broker_ts_ms=record.broker_ts_ms,
         reason=UNREADABLE,
         message="",
         value=base64.b64encode(record.value or b"").decode(),

@@ -28,8 +28,9 @@ from infra.settings import LABELS_STAGE
 from streams.checkpoints import Checkpoint
 from streams.dead_letters import DeadLetter
 from streams.events import decode_record, to_engagement
+from streams.log_records import Record
 from streams.shown_labels import RankingLabels, labels_of_row, named_ranking
-from streams.stage import WRITE_ATTEMPTS, Record, SharedStore, measure_batch, move_checkpoints
+from streams.stage import WRITE_ATTEMPTS, SharedStore, measure_batch, move_checkpoints
 
 STAGE = LABELS_STAGE
 # Not stage 1's `poison`: the user's row counts such a record, only its label is missing.

@@ -25,10 +25,11 @@ from streams.deltas import SourcedDelta, send_deltas
 from streams.known_items import KnownItems
 from streams.label_agent import STAGE as LABELS_STAGE
 from streams.label_agent import LabelStage
+from streams.log_records import Record, log_name
 from streams.session_agent import STAGE as SESSION_STAGE
 from streams.session_agent import SessionStage
 from streams.shown_labels import RankingLabels, encode_labels
-from streams.stage import Record, SharedStore, log_name
+from streams.stage import SharedStore
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.target_agent import TargetStage
 from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS, LABELS, read_topic_ids

@@ -25,9 +25,9 @@ from streams.checkpoints import Checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta
 from streams.events import decode_record, to_engagement
+from streams.log_records import Record
 from streams.stage import (
     FRESH_WHEN_PRODUCED_MS,
-    Record,
     RowCache,
     SharedStore,
     measure_batch,

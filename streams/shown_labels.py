@@ -26,7 +26,7 @@ from features.shown import (
 )
 from infra.errors import InvalidEvent
 from streams.events import FUTURE_LIMIT_MS, Engaged, Ranking, decode_record, to_engagement
-from streams.stage import Record
+from streams.log_records import Record
 
 ThumbName = Literal["up", "double_up", "down", "none"]
 _THUMB_NAMES: dict[int, ThumbName] = {

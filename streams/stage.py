@@ -1,4 +1,4 @@
-"""What the stages share: records, a cache of rows, the compare-and-set loop of one batch, and its checkpoints.
+"""What the stages share: a cache of rows, the compare-and-set loop of one batch, and its checkpoints.
 
 Enters: records of the logs that this worker holds. Leaves: rows in the online store and checkpoints. Called by
 `session_agent.py`, `target_agent.py` and `label_agent.py`; `docs/decisions/0001-rows-by-compare-and-set.md` tells why
@@ -8,8 +8,7 @@ each step stands where it does.
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from features.online_store import FencedStore, Row
 from features.rows import RowFamily, decode_contained
@@ -17,6 +16,7 @@ from infra.clock import monotonic_s
 from infra.errors import StoreFenced
 from infra.metrics import Metrics
 from streams.checkpoints import Checkpoint, encode_checkpoint
+from streams.log_records import Record
 
 WRITE_ATTEMPTS = 20
 FRESH_WHEN_PRODUCED_MS = 10_000
@@ -24,28 +24,6 @@ FRESH_WHEN_PRODUCED_MS = 10_000
 OBJECT_BYTES_PER_STORED_BYTE = 7
 ROW_BYTES = 1_000
 T = TypeVar("T")
-
-
-class Record(NamedTuple):
-    """One record of a log; `generation` is that of the consumer group when it was fetched."""
-
-    topic: str
-    partition: int
-    offset: int
-    broker_ts_ms: int
-    value: bytes | None
-    generation: int = 0
-
-    @property
-    def log(self) -> str:
-        """The topic-partition, as rows and checkpoints name it."""
-        return log_name(self.topic, self.partition)
-
-
-@cache  # as many as there are topic-partitions
-def log_name(topic: str, partition: int) -> str:
-    """The name of a topic-partition in rows and checkpoints."""
-    return f"{topic}-{partition}"
 
 
 class SharedStore:

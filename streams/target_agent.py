@@ -19,9 +19,9 @@ from infra.metrics import Metrics
 from streams.checkpoints import Checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta, decode_deltas
+from streams.log_records import Record
 from streams.stage import (
     FRESH_WHEN_PRODUCED_MS,
-    Record,
     RowCache,
     SharedStore,
     measure_batch,

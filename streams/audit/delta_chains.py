@@ -15,7 +15,7 @@ from typing import Any
 
 from features.delta import Delta
 from streams.deltas import SourcedDelta, encode_deltas, partition_of
-from streams.stage import Record
+from streams.log_records import Record
 
 ChainName = tuple[int, str]
 

@@ -1,7 +1,7 @@
 """The log as a whole: every partition's records in order, between exact offsets, without a consumer group.
 
-Enters: settings, topics, offsets. Leaves: spans, `Record`s one at a time, the first offset at a time. Called
-by `verify`, `rebuild` and `skew`, which read the log beside the workers and leave no trace on the broker.
+Enters: settings, topics, offsets. Leaves: spans, `Record`s one at a time, the first offset at a time. Called by
+whatever reads a log beside the workers and leaves no trace on the broker.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from infra.clock import monotonic_s
 from infra.errors import BrokerUnavailable
 from infra.settings import Settings
 from streams.log_ends import read_log_ends
-from streams.stage import Record, log_name
+from streams.log_records import Record, log_name
 from streams.topics import NO_BROKER_ERRORS
 
 POLL_MS = 500

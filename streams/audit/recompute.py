@@ -25,7 +25,7 @@ from infra.errors import InvalidEvent
 from streams.checkpoints import Highest
 from streams.deltas import SourcedDelta, decode_deltas
 from streams.events import FUTURE_LIMIT_MS, decode_record, to_engagement
-from streams.stage import Record
+from streams.log_records import Record
 
 RowName = tuple[str, str]
 Contains = Callable[[RowFamily, str, str, int], bool]

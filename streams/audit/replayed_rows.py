@@ -20,8 +20,8 @@ from streams.audit.served_rankings import Served
 from streams.checkpoints import Highest
 from streams.deltas import SourcedDelta
 from streams.events import decode_record
+from streams.log_records import Record
 from streams.progress import Advance
-from streams.stage import Record
 from streams.topics import DELTAS
 
 _FAMILIES = {family.name: family for family in FAMILIES}

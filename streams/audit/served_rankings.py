@@ -16,7 +16,7 @@ from infra.errors import InvalidEvent
 from streams.audit.log_reader import LogReader
 from streams.audit.recompute import RowName
 from streams.events import OF_ITEM, OF_SESSION, Ranking, decode_record
-from streams.stage import Record
+from streams.log_records import Record
 from streams.topics import RANKINGS
 
 WIDTH = len(COLUMN_NAMES)

@@ -15,8 +15,8 @@ from streams.audit.row_differences import Difference
 from streams.audit.store_snapshot import LAST_ORDINAL, StoreSnapshot
 from streams.checkpoints import Checkpoint, Highest
 from streams.deltas import SourcedDelta
+from streams.log_records import Record
 from streams.progress import Advance
-from streams.stage import Record
 from streams.topics import DELTAS, EVENT_TOPICS, read_topic_ids
 
 

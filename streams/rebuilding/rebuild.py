@@ -24,12 +24,13 @@ from streams.audit.store_snapshot import BEGIN_KEY, StoreSnapshot, read_checkpoi
 from streams.checkpoints import encode_checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta
+from streams.log_records import Record
 from streams.progress import Advance, ShowProgress, progress_bar
 from streams.rebuilding.plan import RebuildPlan, find_begin, plan_rebuild, refuse_strange_deltas
 from streams.rebuilding.spare_store import SpareStore
 from streams.session_agent import STAGE as SESSION_STAGE
 from streams.session_agent import SessionStage
-from streams.stage import Record, SharedStore
+from streams.stage import SharedStore
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.target_agent import TargetStage
 from streams.topics import DELTAS, EVENT_TOPICS, FOLDED_TOPICS, read_topic_ids

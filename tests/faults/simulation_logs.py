@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from streams.dead_letters import DeadLetter
-from streams.stage import Record
+from streams.log_records import Record
 from streams.topics import DELTAS, EVENT_TOPICS
 
 PARTITIONS = 2

@@ -29,8 +29,8 @@ from features.user import UserState
 from streams.checkpoints import Checkpoint, decode_checkpoints
 from streams.deltas import SourcedDelta, decode_deltas, partition_of
 from streams.events import decode_record, to_engagement
+from streams.log_records import log_name
 from streams.session_agent import STAGE as SESSION_STAGE
-from streams.stage import log_name
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.topics import DELTAS
 from tests.faults.simulation_counts import different_counts

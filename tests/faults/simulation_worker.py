@@ -20,9 +20,10 @@ from streams.checkpoints import Checkpoint, decode_checkpoints
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta, send_deltas
 from streams.events import FUTURE_LIMIT_MS
+from streams.log_records import Record, log_name
 from streams.session_agent import STAGE as SESSION_STAGE
 from streams.session_agent import SessionStage
-from streams.stage import Record, SharedStore, log_name
+from streams.stage import SharedStore
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.target_agent import TargetStage
 from streams.topics import DELTAS

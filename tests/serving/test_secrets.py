@@ -17,7 +17,7 @@ from infra.settings import Settings
 from serving.api import build_app
 from streams.dead_letters import DeadLetter
 from streams.events import decode_record
-from streams.stage import Record
+from streams.log_records import Record
 from streams.topics import CLICKS
 from tests.serving.test_admission import make_api, no_lifespan
 from tests.serving.world import running_app, running_scorer

@@ -22,6 +22,7 @@ from streams.checkpoints import decode_checkpoints
 from streams.dead_letters import DeadLetter
 from streams.events import Click, Engaged, Play, Ranking, ServedItem, Thumb, encode_event
 from streams.label_agent import POISON, LabelStage
+from streams.log_records import Record
 from streams.shown_labels import (
     LogJoin,
     RankingLabels,
@@ -30,7 +31,7 @@ from streams.shown_labels import (
     labels_of_row,
     newest_labels,
 )
-from streams.stage import Record, SharedStore
+from streams.stage import SharedStore
 
 BEGIN_MS = 1_700_000_000_000
 WINDOW_MS = 1_800_000

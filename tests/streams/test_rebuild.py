@@ -19,11 +19,11 @@ from serving.near_cache import ItemRow, NearCache
 from streams.audit.log_reader import LogReader
 from streams.audit.verify import verify_store
 from streams.events import decode_record
+from streams.log_records import Record
 from streams.progress import Advance
 from streams.rebuilding.plan import find_begin
 from streams.rebuilding.rebuild import rebuild_store
 from streams.rebuilding.spare_store import MARKER_KEY, SpareStore, with_db
-from streams.stage import Record
 from streams.topics import DELTAS, create_topics
 from tests.faults.processes import Child, wait_until
 from tests.faults.workload import Load, Workload, send

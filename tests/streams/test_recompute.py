@@ -18,7 +18,7 @@ from streams.audit.store_snapshot import LAST_ORDINAL, StoredRow
 from streams.audit.verify import may_have_expired
 from streams.deltas import SourcedDelta, encode_deltas
 from streams.events import Click, Engaged, Thumb, encode_event
-from streams.stage import Record
+from streams.log_records import Record
 
 AT_MS = 1_700_000_000_000
 

@@ -27,9 +27,10 @@ from streams.checkpoints import decode_checkpoints
 from streams.dead_letters import DeadLetter
 from streams.deltas import MAX_MESSAGE_BYTES, SourcedDelta, decode_deltas, send_deltas
 from streams.events import Click, Engaged, Play, Ranking, ServedItem, Thumb, decode_record, encode_event, to_engagement
+from streams.log_records import Record
 from streams.runtime import Runtime
 from streams.session_agent import SessionStage
-from streams.stage import Record, SharedStore
+from streams.stage import SharedStore
 from streams.target_agent import TargetStage
 
 PARTITIONS = 2
