@@ -1,10 +1,9 @@
 """Topics: their names, their settings and how they are created.
 
-Enters: settings. Leaves: topics on the broker. Called by the embedded stack (`python -m streams.topics`), `nowrank
-topics create` and the producers.
+Enters: settings. Leaves: topics on the broker. Called by `nowrank topics`, which the embedded stack runs as well;
+whoever reads or writes a topic imports its name.
 """
 
-import sys
 from dataclasses import dataclass
 
 from kafka import KafkaConsumer, TopicPartition
@@ -12,7 +11,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from infra.errors import BrokerUnavailable
-from infra.settings import Settings, load_settings
+from infra.settings import Settings
 from streams.log_ends import read_log_ends
 
 PLAYS = "plays"
@@ -116,17 +115,3 @@ def describe_topics(settings: Settings) -> list[tuple[str, int, int]]:
     finally:
         consumer.close()
     return described
-
-
-def main() -> int:
-    """Create what is missing, as a process of its own."""
-    try:
-        print("created:", ", ".join(create_topics(load_settings())) or "nothing, all were there")
-    except BrokerUnavailable as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

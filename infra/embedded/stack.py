@@ -146,7 +146,8 @@ class Stack:
         began_s = monotonic_s()
         log_path = log_dir(self._settings) / "topics.log"
         # A process of its own, as every other room that the stack needs: infra imports none of them.
-        process = await start_child(module_command("streams.topics"), child_environment(self._settings), log_path)
+        command = module_command("nowrank.cli", "topics", "create")
+        process = await start_child(command, child_environment(self._settings), log_path)
         try:
             await asyncio.wait_for(process.wait(), TOPICS_TIMEOUT_S)
         except TimeoutError as error:
