@@ -19,6 +19,8 @@
 Enters: the value seen, the rule, what to do. Leaves: exceptions. Raised in every room, caught at the processes' edges.
 """
 
+import re
+
 
 class NowrankError(Exception):
     """Base of all errors raised on purpose; its text is fit to be shown to a user."""
@@ -29,10 +31,14 @@ class SettingsError(NowrankError):
 
 
 class BadInput(NowrankError):
-    """Input from outside breaks a rule; `reason` is a code from a closed set, `field` the place where it was seen."""
+    """Input from outside breaks a rule; `reason` is a code from a closed set, `field` the place where it was seen.
+
+    Its text always names the field; `message` leaves that to what carries the field beside it.
+    """
 
     def __init__(self, reason: str, message: str, field: str | None = None) -> None:
-        super().__init__(message)
+        is_named = field is None or re.search(rf"(?<!\w){re.escape(field)}(?!\w)", message)
+        super().__init__(message if is_named else f"{field}: {message}")
         self.reason = reason
         self.message = message
         self.field = field

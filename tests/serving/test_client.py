@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -61,6 +62,22 @@ def test_client_raises_what_the_scorer_refuses(url: str) -> None:
         assert (taken.accepted, taken.rejected[0].field) == (0, "item_id")
 
 
+@pytest.mark.parametrize(
+    ("fields", "begin"),
+    [
+        ({"limit": 0}, "limit: Expected `int` >= 1"),
+        ({"items": ["t1", "\n"]}, "items[1]: Expected `str` matching regex"),
+        ({"task": "search"}, "the task `search` needs a `query`"),
+    ],
+)
+def test_what_the_client_raises_names_the_field_once(url: str, fields: dict[str, Any], begin: str) -> None:
+    with Scorer(url) as scorer, pytest.raises(InvalidRequest) as refused:
+        scorer.rank("ann", **fields)
+    assert str(refused.value).startswith(begin)
+    assert refused.value.field is not None
+    assert not refused.value.message.startswith(refused.value.field), "HTTP's details leave it to the field beside them"
+
+
 def test_client_says_when_nobody_answers() -> None:
     with Scorer("http://127.0.0.1:1") as scorer, pytest.raises(ScorerUnavailable, match="nowrank up"):
         scorer.rank("ann")
@@ -108,8 +125,10 @@ def test_rank_command_prints_a_table(url: str, capsys: pytest.CaptureFixture[str
 
 
 def test_rank_command_tells_what_is_wrong(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rank", "--url", url, "--user", "ann", "--country", "germany"]) == 1
-    assert "nowrank: " in capsys.readouterr().err
+    assert main(["rank", "--url", url, "--user", "ann", "--country", "de"]) == 1
+    assert "nowrank: country: Expected `str` matching" in capsys.readouterr().err
+    assert main(["rank", "--url", url, "--user", "ann", "--limit", "0"]) == 1
+    assert "nowrank: limit: Expected `int` >= 1" in capsys.readouterr().err
     assert main(["rank", "--url", "http://127.0.0.1:1", "--user", "ann"]) == 1
     assert "no scorer answers" in capsys.readouterr().err
 
