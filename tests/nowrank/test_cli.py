@@ -163,6 +163,12 @@ def test_a_worker_loads_neither_torch_nor_feast() -> None:
     assert not loaded_by("import streams.app") & {"torch", "feast", "onnxruntime", "pandas"}
 
 
+def test_training_and_promoting_load_nothing_of_a_store_a_worker_or_a_scorer() -> None:
+    loaded = loaded_by("import model.train_served, model.evaluate, model.promotion, model.served_commands")
+    assert "torch" in loaded
+    assert not loaded & {"redis", "faust", "feast", "httpx", "prometheus_client", "starlette", "uvicorn"}
+
+
 def test_onnx_runtime_leaves_no_usage_data_behind(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     for name in ("CI", "ORT_DISABLE_TELEMETRY"):
