@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import nowrank
 from nowrank.cli import COMMANDS, build_parser, main
 
+ROOT = Path(__file__).parents[2]
 LOADED = "import sys; print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
 
 
@@ -167,6 +169,11 @@ def test_training_and_promoting_load_nothing_of_a_store_a_worker_or_a_scorer() -
     loaded = loaded_by("import model.train_served, model.evaluate, model.promotion, model.served_commands")
     assert "torch" in loaded
     assert not loaded & {"redis", "faust", "feast", "httpx", "prometheus_client", "starlette", "uvicorn"}
+
+
+def test_the_extra_stack_brings_all_that_nowrank_up_starts() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "nowrank[scorer,worker]" in extras["stack"]
 
 
 def test_onnx_runtime_leaves_no_usage_data_behind(tmp_path: Path) -> None:
