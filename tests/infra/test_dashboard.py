@@ -24,6 +24,13 @@ from tests.infra.watched import (
     rules,
 )
 
+# What a house in which nothing goes wrong counts: some counters of the row of errors stand at 0 from the start.
+QUIET_SERIES = {
+    'nowrank_scorer_rankings_total{job="scorer", result="logged"}': "0+10x20",
+    'nowrank_scorer_rankings_total{job="scorer", result="dropped"}': "0x20",
+    'nowrank_scorer_requests_total{job="scorer", route="/rank", code="200"}': "0+10x20",
+    'nowrank_worker_duplicates_total{job="worker", stage="session"}': "0x20",
+}
 ALERTS = [rule for rule in rules() if "alert" in rule]
 
 
@@ -78,6 +85,23 @@ def test_panels_have_ids_titles_units_and_say_what_is_normal() -> None:
         assert len(panel["description"]) > 30, panel["title"]
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]), panel["title"]
         assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+def test_every_panel_of_the_row_of_errors_says_none_so_far_while_nothing_goes_wrong(tmp_path: Path) -> None:
+    everything = dashboard()["panels"]
+    rows = [place for place, panel in enumerate(everything) if panel["type"] == "row"] + [len(everything)]
+    [begin] = [place for place in rows[:-1] if everything[place]["title"].startswith("Errors")]
+    errors = everything[begin + 1 : rows[rows.index(begin) + 1]]
+    assert {panel["fieldConfig"]["defaults"].get("noValue") for panel in errors} == {"none so far"}
+    asked = [target["expr"].replace("$__rate_interval", "5m") for panel in errors for target in panel["targets"]]
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": values} for series, values in QUIET_SERIES.items()],
+        "promql_expr_test": [{"expr": expr, "eval_time": "20m", "exp_samples": []} for expr in asked],
+    }
+    (tmp_path / "quiet.yml").write_text(yaml.safe_dump({"tests": [case]}))
+    checked = promtool("test", "rules", str(tmp_path / "quiet.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_panels_do_not_overlap_and_fit_the_grid() -> None:
