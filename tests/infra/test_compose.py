@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +89,27 @@ def test_our_services_run_commands_that_exist() -> None:
     for name in OURS:
         for command in re.findall(r"nowrank ([a-z-]+)", " ".join(SERVICES[name]["command"])):
             assert command in COMMANDS, name
+
+
+def test_retraining_runs_where_torch_is_and_keeps_its_candidate_on_the_artifacts_volume() -> None:
+    page = (ROOT / "docs" / "retraining.md").read_text()
+    [script] = re.findall(r"docker compose run --rm --build trainer sh -c \\\n +'(.+)'", page)
+    [candidate] = set(re.findall(r"/\S+", script))
+    artifacts = settings_of("trainer").artifact_path
+    assert Path(candidate).parent == artifacts.parent
+    assert Path(candidate) != artifacts
+    assert re.findall(r"nowrank (\w+)", script) == ["train", "promote"]
+
+
+def test_operations_excepts_the_commands_that_the_scorers_image_cannot_run() -> None:
+    from nowrank.cli import COMMANDS
+
+    page = (ROOT / "docs" / "operations.md").read_text()
+    [excepted] = re.findall(
+        r"`docker compose exec scorer nowrank \.\.\.` \(but (.+?) as `docker compose run", page, re.DOTALL
+    )
+    of_the_model = {name.split()[0] for name, (module, _) in COMMANDS.items() if module.startswith("model.")}
+    assert set(re.findall(r"`(\w+)`", excepted)) == of_the_model
 
 
 def test_every_lasting_service_has_a_health_check_and_comes_back() -> None:
