@@ -66,8 +66,9 @@ class Scorer:
         """Titles for a member, the best first.
 
         `more` are the other fields of `RankRequest`: `query`, `source_item_id`, `country`, `session_id`, `explain`,
-        `include_seen`, `groups`, `rows`, `per_row`, `deadline_ms`, `log`, `id`. Raises `InvalidRequest` for what the
-        scorer refuses or cannot be sent, `ScorerUnavailable` when it does not answer or this client is closed.
+        `include_seen`, `pinned`, `blocked`, `groups`, `rows`, `per_row`, `deadline_ms`, `log`, `id`. Raises
+        `InvalidRequest` for what the scorer refuses or cannot be sent, `ScorerUnavailable` when it does not answer or
+        this client is closed.
         """
         return self._take(converse(rank_call(user_id, task, items, limit, more), self._terms.within(timeout_s)))
 

@@ -1,8 +1,10 @@
 """The Python client and the commands, against a real scorer."""
 
 import asyncio
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from infra.embedded.servers import free_port
 from infra.errors import InvalidRequest, ScorerUnavailable
 from nowrank.cli import main
 from serving.client import AsyncScorer, Scorer
+from serving.contract import RankRequest
 from serving.retries import RetryPolicy
 from streams.events import Click, Play, Thumb
 from streams.producer import Producer, new_event_id
@@ -76,6 +79,12 @@ def test_what_the_client_raises_names_the_field_once(url: str, fields: dict[str,
     assert str(refused.value).startswith(begin)
     assert refused.value.field is not None
     assert not refused.value.message.startswith(refused.value.field), "HTTP's details leave it to the field beside them"
+
+
+def test_the_docstring_of_rank_names_every_optional_field_that_its_signature_does_not() -> None:
+    more = set(RankRequest.__struct_fields__) - set(inspect.signature(Scorer.rank).parameters)
+    told = (Scorer.rank.__doc__ or "").partition("`more` are the other fields of `RankRequest`:")[2].partition(".")[0]
+    assert set(re.findall(r"`(\w+)`", told)) == more
 
 
 def test_client_says_when_nobody_answers() -> None:
