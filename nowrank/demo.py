@@ -240,6 +240,7 @@ def _verify(settings: Settings) -> dict[str, Any]:
         "records": report.records,
         "differences": len(report.differences),
         "unverifiable": sum(report.unverifiable.values()),
+        "exit_code": report.exit_code,
         "took_s": round(took_s, 1),
     }
 

@@ -21,8 +21,10 @@ examples:
   nowrank verify --limit 1000   more of them
   nowrank verify --json         everything, for a script
 
-exit code: 0 equal, 1 different, 2 could not be verified (the log no longer holds what the rows began with; broker or
-store do not answer)"""
+exit code: 0 equal, 1 different, 2 could not be verified (the log no longer holds what the rows began with; the store
+has no checkpoint of a log that holds records; broker or store do not answer)
+
+records that no worker has folded yet are no difference: how many there are is printed ("unfolded" in the JSON)"""
 
 
 REBUILD_EXAMPLES = """fills a new store from the log in a spare database of the same Redis, then puts it in the
@@ -93,6 +95,7 @@ def _to_json(report: "VerifyReport") -> dict[str, object]:
         "records": report.records,
         "deltas": report.deltas,
         "expired": report.expired,
+        "unfolded": report.unfolded,
         "differences": [difference._asdict() for difference in report.differences],
         "unverifiable": report.unverifiable,
     }
@@ -106,10 +109,13 @@ def _print_report(report: "VerifyReport", limit: int) -> None:
     for family in dict.fromkeys((*report.rows, *differing)):
         print(f"{family:<14}{report.rows.get(family, 0):>10}{len(differing.get(family, ())):>12}")
     print(f"{report.records} records read, {report.deltas} deltas compared with the delta log")
+    unfolded = sum(report.unfolded.values())
+    by_topic = ", ".join(f"{topic} {records}" for topic, records in report.unfolded.items() if records)
+    print(f"{unfolded} of {report.records} records are not folded yet" + (f": {by_topic}" if by_topic else ""))
     if report.expired:
         print(f"{report.expired} rows have expired by the expiry rule")
     for reason, rows in report.unverifiable.items():
-        print(f"cannot be verified: {rows} rows: {reason}")
+        print(f"cannot be verified: {f'{rows} rows: ' if rows else ''}{reason}")
     if report.differences:
         print()
     for difference in report.differences[:limit]:
@@ -117,4 +123,5 @@ def _print_report(report: "VerifyReport", limit: int) -> None:
         print(f"  log gives  {difference.expected}\n  store has  {difference.stored}")
     if len(report.differences) > limit:
         print(f"... and {len(report.differences) - limit} more: --limit shows them")
-    print(("equal", "different", "could not be verified")[report.exit_code])
+    equal = "equal as far as it is folded" if unfolded else "equal"
+    print((equal, "different", "could not be verified")[report.exit_code])

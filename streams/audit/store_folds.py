@@ -17,7 +17,7 @@ from streams.checkpoints import Checkpoint, Highest
 from streams.deltas import SourcedDelta
 from streams.log_records import Record
 from streams.progress import Advance
-from streams.topics import DELTAS, EVENT_TOPICS, read_topic_ids
+from streams.topics import DELTAS, EVENT_TOPICS, FOLDED_TOPICS, read_topic_ids
 
 
 class StoreFolds:
@@ -37,6 +37,7 @@ class StoreFolds:
         self._reader = reader
         self._spans = spans
         self._advance = advance
+        self.unfolded: dict[str, int] = {}  # by log that was read: how many records no checkpoint covers
         self._checkpoints = {**snapshot.session, **snapshot.target}
         self._contained = {name: row.contained for name, row in snapshot.rows.items()}
         partitions = sum(span.topic == DELTAS for span in spans.values())
@@ -81,13 +82,29 @@ class StoreFolds:
         sources = [log for log, checkpoint in self._snapshot.session.items() if checkpoint.first_offset == 0]
         return deltas, [log for log in sources if log not in left_out]
 
+    def without_checkpoint(self) -> Iterator[str]:
+        """Why the store cannot be proven to hold anything of a topic, for each with logs of which it has no checkpoint
+        though they hold records.
+        """
+        for topic in FOLDED_TOPICS:
+            logs = [
+                span.log for span in self._spans.values() if span.topic == topic and span.log not in self._checkpoints
+            ]
+            if records := sum(self.unfolded[log] for log in logs):
+                held = ", ".join(log for log in logs if self.unfolded[log])
+                yield (
+                    f"this store has no checkpoint of {held}, with {records} records: no worker has folded them into it"
+                )
+
     def _read(self, topics: Iterable[str]) -> Iterator[Record]:
         """Every record that some row of this store may contain."""
         for span in self._spans.values():
             if span.topic in topics:
-                begin = self._checkpoints[span.log].first_offset if span.log in self._checkpoints else span.first
-                for record in self._reader.read_span(span, begin):
+                checkpoint = self._checkpoints.get(span.log, Checkpoint(span.first, span.first))
+                self.unfolded[span.log] = 0
+                for record in self._reader.read_span(span, checkpoint.first_offset):
                     self._advance(1)
+                    self.unfolded[span.log] += record.offset >= checkpoint.next_offset
                     yield record
 
     def _contains(self, family: RowFamily, value: str, log: str, offset: int) -> bool:

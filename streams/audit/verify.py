@@ -5,7 +5,8 @@ Enters: settings. Leaves: a `VerifyReport`. Called by `nowrank verify` and the t
 Workers go on meanwhile. The checkpoints are read first, then the rows, then the logs up to ends taken after the rows;
 into each row only those records are folded that the stored row says it contains, so that it is compared at its own
 version. A record before the checkpoint that its row does not contain is a difference too, and so is a delta that the
-events before the checkpoint give and the delta log does not hold, or holds in another form. All rows are held in
+events before the checkpoint give and the delta log does not hold, or holds in another form. What lies behind the
+checkpoints is counted, and nothing is proven about a log of which the store has no checkpoint. All rows are held in
 memory, stored and expected: count some 20 KB for each user and each title.
 """
 
@@ -15,7 +16,7 @@ from features.online_store import LOG_RETENTION_MS
 from features.rows import FAMILIES, USER, RowFamily
 from infra.clock import now_ms
 from infra.settings import Settings
-from streams.audit.log_reader import LogReader
+from streams.audit.log_reader import LogReader, LogSpan
 from streams.audit.recompute import LeftOut, Recomputation
 from streams.audit.row_differences import Difference, compare_row
 from streams.audit.store_folds import StoreFolds
@@ -31,13 +32,15 @@ class VerifyReport(msgspec.Struct):
     """What was compared and what was found.
 
     `rows` by family; `records` that were read; `deltas` that were compared; `expired`: rows
-    that Redis may have dropped by the expiry rule; `unverifiable`: rows by the reason why they could not be compared.
+    that Redis may have dropped by the expiry rule; `unfolded`: by topic, records behind the checkpoints, of which a row
+    need hold nothing; `unverifiable`: rows by the reason why they could not be compared, 0 of them where there is none.
     """
 
     rows: dict[str, int] = msgspec.field(default_factory=dict)
     records: int = 0
     deltas: int = 0
     expired: int = 0
+    unfolded: dict[str, int] = msgspec.field(default_factory=dict)
     differences: list[Difference] = msgspec.field(default_factory=list)
     unverifiable: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -65,6 +68,7 @@ def verify_store(settings: Settings, progress: ShowProgress = progress_bar) -> V
             _compare(report, snapshot, targets, FAMILIES[1:], folds.trouble)
             report.differences += differences
             _compare_deltas(report, folds, without={log for _, _, log in users.left_out})
+            _count_unfolded(report, folds, spans)
     return report
 
 
@@ -121,3 +125,11 @@ def _compare_deltas(report: VerifyReport, folds: StoreFolds, without: set[str]) 
         report.differences.append(Difference("delta log", f"{DELTAS}-{partition}", "(messages)", wanted, said))
     compared = [chain for (_, source), chain in folds.chains.given.items() if source in sources]
     report.deltas = sum(chain.count for chain in compared)
+
+
+def _count_unfolded(report: VerifyReport, folds: StoreFolds, spans: dict[str, LogSpan]) -> None:
+    """What the store need not hold yet; without any checkpoint of a log that holds records, nothing is proven."""
+    for log, records in folds.unfolded.items():
+        topic = spans[log].topic
+        report.unfolded[topic] = report.unfolded.get(topic, 0) + records
+    report.unverifiable |= dict.fromkeys(folds.without_checkpoint(), 0)

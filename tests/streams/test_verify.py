@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -24,7 +25,7 @@ from streams.checkpoints import Checkpoint, decode_checkpoints, encode_checkpoin
 from streams.progress import Advance
 from streams.session_agent import SessionStage
 from streams.stage import SharedStore
-from streams.topics import EVENT_TOPICS
+from streams.topics import EVENT_TOPICS, FOLDED_TOPICS
 from tests.faults.workload import Load, Workload, send
 from tests.faults.world import World
 
@@ -76,13 +77,55 @@ def key_of(folded: World, family: Any, value: str) -> bytes:
     return bytes(family.key(value, folded.settings.feast_project))
 
 
-def test_a_store_that_was_folded_from_the_log_is_equal_to_it(folded: World) -> None:
+def test_a_store_that_was_folded_from_the_log_is_equal_to_it(
+    folded: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = verified(folded)
     assert report.differences == []
     assert report.exit_code == 0
     assert report.rows == {"user": 40, "item": 30, "query": 3, "source_item": 8, "country": 3}
     assert report.deltas > EVENTS
     assert report.records > EVENTS
+    assert set(report.unfolded.values()) == {0}
+    monkeypatch.setenv("NOWRANK_KAFKA", folded.settings.kafka)
+    monkeypatch.setenv("NOWRANK_REDIS", folded.settings.redis)
+    assert main(["verify"]) == 0
+    assert capsys.readouterr().out.endswith(f"\n0 of {report.records} records are not folded yet\nequal\n")
+
+
+def test_a_store_into_which_nothing_was_folded_is_not_called_equal(folded: World, client: redis.Redis) -> None:
+    client.flushdb()
+    report = verified(folded)
+    assert (report.differences, report.rows, report.exit_code) == ([], {}, 2)
+    assert sum(report.unfolded.values()) == report.records
+    assert [reason.split(" of ")[1].split("-")[0] for reason in report.unverifiable] == list(FOLDED_TOPICS)
+
+
+def test_a_log_without_a_checkpoint_is_named_and_the_rows_are_compared_all_the_same(
+    folded: World, client: redis.Redis
+) -> None:
+    whole = verified(folded)
+    client.hdel(CHECKPOINT_KEY + b"session", "plays-0")
+    client.hset(key_of(folded, ITEM, "i3"), feature_field("item", "item_as_of_ms"), encode_value(DType.INT64, 7))  # type: ignore[arg-type]
+    report = verified(folded)
+    [reason] = report.unverifiable
+    assert reason.startswith("this store has no checkpoint of plays-0, with ")
+    assert (report.rows, [one.feature for one in report.differences]) == (whole.rows, ["item_as_of_ms"])
+    client.delete(key_of(folded, ITEM, "i3"))
+    client.hset(CHECKPOINT_KEY + b"session", "plays-0", encode_checkpoint(Checkpoint()))
+    assert verified(folded).unfolded["plays"] > whole.unfolded["plays"]
+
+
+def test_records_behind_the_checkpoints_are_counted_by_topic_and_are_no_difference(
+    folded: World, client: redis.Redis
+) -> None:
+    before = verified(folded)
+    events = Workload(seed=15).take(100)
+    send(folded.settings, events)
+    report = verified(folded)
+    assert (report.differences, report.exit_code) == ([], 0)
+    wanted = Counter(before.unfolded) + Counter(event.topic for event in events)
+    assert report.unfolded == {topic: wanted[topic] for topic in FOLDED_TOPICS}
 
 
 def test_rows_are_compared_at_their_own_version_while_a_worker_goes_on(folded: World, client: redis.Redis) -> None:
@@ -231,15 +274,27 @@ def test_the_command_prints_a_table_and_ends_with_the_verdict(
 ) -> None:
     monkeypatch.setenv("NOWRANK_KAFKA", folded.settings.kafka)
     monkeypatch.setenv("NOWRANK_REDIS", folded.settings.redis)
+    send(folded.settings, Workload(seed=16).take(60))
+    report = verified(folded)
     assert main(["verify"]) == 0
-    assert capsys.readouterr().out.endswith("equal\n")
+    printed = capsys.readouterr().out
+    unfolded = sum(report.unfolded.values())
+    assert f"\n{unfolded} of {report.records} records are not folded yet: plays {report.unfolded['plays']}, " in printed
+    assert printed.endswith("\nequal as far as it is folded\n")
     client.delete(key_of(folded, USER, "u1"), key_of(folded, USER, "u2"))
     assert main(["verify", "--limit", "1"]) == 1
     printed = capsys.readouterr().out
     assert "user                  38           2" in printed
     assert "more: --limit shows them" in printed
     assert main(["verify", "--json"]) == 1
-    assert {one["key"] for one in json.loads(capsys.readouterr().out)["differences"]} == {"u1", "u2"}
+    document = json.loads(capsys.readouterr().out)
+    assert {one["key"] for one in document["differences"]} == {"u1", "u2"}
+    assert document["unfolded"] == report.unfolded
+    client.flushdb()
+    assert main(["verify"]) == 2
+    printed = capsys.readouterr().out
+    assert "cannot be verified: this store has no checkpoint of " in printed
+    assert printed.endswith("\ncould not be verified\n")
 
 
 def test_a_broker_that_is_away_is_said_so(
