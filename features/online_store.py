@@ -29,24 +29,26 @@ from features.rows import (
     restore_log_state,
 )
 from infra.addresses import hide_password, split_address
-from infra.errors import SettingsError, StoreFenced, StoreUnavailable
+from infra.errors import RowInvalid, SettingsError, StoreFenced, StoreUnavailable
+from infra.redaction import hash_id
 
 # Longer than any record of ours stays in its log: what Redis drops that late is empty by the fold's own rule.
 LOG_RETENTION_MS = 8 * 7 * 24 * 3600 * 1000
 GENERATION_KEY = b"nowrank:generation"
 CHECKPOINT_KEY = b"nowrank:checkpoint:"
 SENT_TOGETHER = 16  # rows
+WRONG_TYPE = "WRONGTYPE"
 Command = tuple[Any, ...]
 
 _READ = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED') end
 local rows = {}
-for i = 2, #KEYS do rows[i - 1] = redis.call('HMGET', KEYS[i], unpack(ARGV, 2)) end
+for i = 2, #KEYS do rows[i - 1] = redis.pcall('HMGET', KEYS[i], unpack(ARGV, 2)) end
 return rows
 """
 _WRITE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED') end
-if (redis.call('HGET', KEYS[2], '_in') or '') ~= ARGV[2] then return 0 end
+if (redis.pcall('HGET', KEYS[2], '_in') or '') ~= ARGV[2] then return 0 end -- another type: reading it says so
 redis.call('HSET', KEYS[2], unpack(ARGV, 4))
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
@@ -141,7 +143,9 @@ class FencedStore:
             raise no_answer(connection_string, error) from error
 
     def read_rows(self, family: RowFamily, values: Sequence[str]) -> list[Row]:
-        """The rows of `values`, in order; a missing one has a new state and contains nothing. One round trip."""
+        """The rows of `values`, in order; a missing one has a new state and contains nothing. One round trip. Raises
+        `RowInvalid` with the digest of the value.
+        """
         return self.read_families({family: values})[family]
 
     def read_families(self, wanted: Mapping[RowFamily, Sequence[str]]) -> dict[RowFamily, list[Row]]:
@@ -152,8 +156,8 @@ class FencedStore:
             for family in wanted
         )
         return {
-            family: [_to_row(family, key, reply) for key, reply in zip(keys[family], of_family, strict=True)]
-            for family, of_family in zip(wanted, replies, strict=True)
+            family: [_to_named_row(family, *one) for one in zip(values, keys[family], of_family, strict=True)]
+            for (family, values), of_family in zip(wanted.items(), replies, strict=True)
         }
 
     def write_rows(self, rows: Iterable[Row]) -> list[bool]:
@@ -231,7 +235,23 @@ def _new_connection(connection_string: str, timeout_s: float) -> Any:
     )
 
 
-def _to_row(family: RowFamily, key: bytes, reply: list[bytes | None]) -> Row:
+def refuse_other_type(reply: Any) -> None:
+    """Raise `RowInvalid` for the reply of a row's key that holds something else, any other error as it is."""
+    if isinstance(reply, Exception):
+        if not str(reply).startswith(WRONG_TYPE):
+            raise reply
+        raise RowInvalid(f"its key holds something else ({reply}); `nowrank rebuild` computes all rows anew")
+
+
+def _to_named_row(family: RowFamily, value: str, key: bytes, reply: Any) -> Row:
+    try:
+        return _to_row(family, key, reply)
+    except RowInvalid as error:
+        raise RowInvalid(f"{family.name} {hash_id(value)}: {error}") from error
+
+
+def _to_row(family: RowFamily, key: bytes, reply: Any) -> Row:
+    refuse_other_type(reply)
     *packed, log_state, stored = reply
     state = family.decode(packed)
     if family.log_state is not None:

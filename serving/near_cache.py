@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import redis
 
 from features.item import ItemState
-from features.online_store import GENERATION_KEY, connect
+from features.online_store import GENERATION_KEY, connect, refuse_other_type
 from features.probe import is_probe
 from features.rows import CONTAINED_FIELD, ITEM, decode_contained, entity_prefix, value_in_key
 from infra.clock import monotonic_s, now_ms
@@ -26,7 +26,6 @@ from infra.errors import RowInvalid
 from infra.redaction import describe_failure, hash_id
 from infra.settings import Settings
 from serving.invalidations import EVERYTHING, TIMEOUT_S, Invalidations
-from serving.redis_link import WRONG_TYPE
 
 REFRESH_S = 0.05
 HEARTBEAT_S = 1.0
@@ -211,12 +210,9 @@ class NearCache:
         return None if is_probe(item_id) else item_id
 
 
-def _to_row(item_id: str, reply: list[bytes | None] | Exception, changed_s: float | None) -> ItemRow:
+def _to_row(item_id: str, reply: Any, changed_s: float | None) -> ItemRow:
     """The row in a reply; raises `RowInvalid`, and what else Redis answered with."""
-    if isinstance(reply, Exception):
-        if not str(reply).startswith(WRONG_TYPE):
-            raise reply
-        raise RowInvalid(f"its key holds something else: {reply}")
+    refuse_other_type(reply)
     *packed, contained = reply
     state = ITEM.decode(packed)
     decode_contained(contained)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import hiredis
 
-from features.online_store import parse_address
+from features.online_store import WRONG_TYPE, parse_address
 from infra.clock import monotonic_s
 from infra.errors import StoreTimeout, StoreUnavailable
 
@@ -24,7 +24,6 @@ Command = tuple[Any, ...]
 CONNECT_TIMEOUT_S = 2.0
 STALLED_S = 1.0
 RETRY_S = 0.1
-WRONG_TYPE = "WRONGTYPE"
 MAX_WAITING = 2_000
 
 

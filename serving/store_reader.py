@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from features.online_store import refuse_other_type
 from features.rows import CONTAINED_FIELD, COUNTRY, QUERY, SOURCE_ITEM, USER, RowFamily, decode_contained, encode_value
 from features.spec import DType
 from features.top_targets import TopTargetsState
@@ -227,10 +228,9 @@ def _with_session(rows: RowsRead, found: _Decoded) -> RowsRead:
     )
 
 
-def _decode(family: RowFamily, reply: list[bytes | None] | Exception) -> tuple[Any, dict[str, int]]:
+def _decode(family: RowFamily, reply: Any) -> tuple[Any, dict[str, int]]:
     """The state, None where there is no row, and the offsets that it contains; raises `RowInvalid`."""
-    if isinstance(reply, Exception):
-        raise RowInvalid(f"its key holds something else: {reply}")
+    refuse_other_type(reply)
     *packed, offsets = reply
     return (None, {}) if offsets is None else (family.decode(packed), decode_contained(offsets))
 

@@ -22,6 +22,7 @@ from streams.audit.store_snapshot import StoredRow
 
 TOLERANCE = 1e-9
 SHOWN_CHARS = 120
+READABLE = "a row that can be decoded"
 _FLOAT64_TAG, _FLOAT64S_TAG = 0x29, 0x7A
 
 
@@ -43,7 +44,7 @@ def compare_row(stored: StoredRow, expected: ExpectedRow) -> list[Difference]:
     try:
         state = _stored_state(stored)
     except (RowInvalid, ValueError) as error:
-        return [_difference(stored, "(row)", "a row that can be decoded", f"{type(error).__name__}: {error}")]
+        return [_difference(stored, "(row)", READABLE, f"{type(error).__name__}: {error}")]
     expected.state.updated_ms = state.updated_ms - 1
     flat = encode_row(family, expected.state, expected.contained)
     wanted = dict(zip(flat[::2], flat[1::2], strict=True))

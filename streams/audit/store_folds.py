@@ -39,7 +39,10 @@ class StoreFolds:
         self._advance = advance
         self.unfolded: dict[str, int] = {}  # by log that was read: how many records no checkpoint covers
         self._checkpoints = {**snapshot.session, **snapshot.target}
+        # A damaged row is folded as far as it must be, so that it hides no difference in the delta log.
+        covered = {log: checkpoint.next_offset - 1 for log, checkpoint in self._checkpoints.items()}
         self._contained = {name: row.contained for name, row in snapshot.rows.items()}
+        self._contained |= dict.fromkeys(snapshot.damaged, covered)
         partitions = sum(span.topic == DELTAS for span in spans.values())
         self.chains = DeltaChains(_next_offsets(snapshot.session), partitions)
 

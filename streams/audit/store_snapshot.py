@@ -12,9 +12,10 @@ from typing import Any
 
 import redis
 
-from features.online_store import CHECKPOINT_KEY, GENERATION_KEY, connect, no_answer
+from features.online_store import CHECKPOINT_KEY, GENERATION_KEY, connect, no_answer, refuse_other_type
 from features.rows import CONTAINED_FIELD, FAMILIES, RowFamily, decode_contained, value_in_key
-from infra.errors import StoreUnavailable
+from infra.errors import RowInvalid, StoreUnavailable
+from streams.audit.recompute import RowName
 from streams.checkpoints import Checkpoint, decode_checkpoints
 
 # By event log, the offset at which `nowrank rebuild --from` began: deltas of earlier events are not in the rows.
@@ -27,27 +28,27 @@ TIMEOUT_S = 30.0
 
 @dataclass(slots=True)
 class StoredRow:
-    """A row's hash as it stands in the store."""
+    """A row's hash as it stands in the store, and the offsets by log that it contains."""
 
     family: RowFamily
     value: str
     fields: dict[bytes, bytes]
-
-    @property
-    def contained(self) -> dict[str, int]:
-        """The contained offsets by log."""
-        return decode_contained(self.fields.get(CONTAINED_FIELD))
+    contained: dict[str, int]
 
 
 @dataclass(slots=True)
 class StoreSnapshot:
-    """What the store held: its generation, the checkpoints of both stages, and the rows by (family, entity value)."""
+    """What the store held: its generation, the checkpoints of both stages, and the rows by (family, entity value).
+
+    `damaged`: why the other rows cannot be read; what these contain is not known.
+    """
 
     generation: bytes | None
     session: dict[str, Checkpoint]
     target: dict[str, Checkpoint]
     begin: dict[str, int]
-    rows: dict[tuple[str, str], StoredRow] = field(default_factory=dict)
+    rows: dict[RowName, StoredRow] = field(default_factory=dict)
+    damaged: dict[RowName, str] = field(default_factory=dict)
 
 
 def read_checkpoints(client: redis.Redis) -> StoreSnapshot:
@@ -111,7 +112,8 @@ def _checkpoints(stored: dict[bytes, bytes]) -> dict[str, Checkpoint]:
 
 
 def _is_new(snapshot: StoreSnapshot, name: tuple[RowFamily, str]) -> bool:
-    return (name[0].name, name[1]) not in snapshot.rows  # a scan may name a key twice
+    read = (name[0].name, name[1])
+    return read not in snapshot.rows and read not in snapshot.damaged  # a scan may name a key twice
 
 
 def _read_rows(client: Any, snapshot: StoreSnapshot, named: dict[bytes, tuple[RowFamily, str]]) -> None:
@@ -121,7 +123,12 @@ def _read_rows(client: Any, snapshot: StoreSnapshot, named: dict[bytes, tuple[Ro
         pipeline = client.pipeline(transaction=False)
         for key in batch:
             pipeline.hgetall(key)
-        for key, fields in zip(batch, pipeline.execute(), strict=True):
+        for key, reply in zip(batch, pipeline.execute(raise_on_error=False), strict=True):
             family, value = named[key]
-            if fields:  # it may have expired since the scan named it
-                snapshot.rows[family.name, value] = StoredRow(family, value, fields)
+            try:
+                refuse_other_type(reply)
+                if reply:  # it may have expired since the scan named it
+                    contained = decode_contained(reply.get(CONTAINED_FIELD))
+                    snapshot.rows[family.name, value] = StoredRow(family, value, reply, contained)
+            except RowInvalid as error:
+                snapshot.damaged[family.name, value] = str(error)

@@ -18,7 +18,7 @@ from infra.clock import now_ms
 from infra.settings import Settings
 from streams.audit.log_reader import LogReader, LogSpan
 from streams.audit.recompute import LeftOut, Recomputation
-from streams.audit.row_differences import Difference, compare_row
+from streams.audit.row_differences import READABLE, Difference, compare_row
 from streams.audit.store_folds import StoreFolds
 from streams.audit.store_snapshot import StoreSnapshot, count_keys, read_store
 from streams.progress import ShowProgress, progress_bar
@@ -95,6 +95,10 @@ def _compare(
             report.differences.append(Difference(*name, "(row)", "(no record is about it)", said))
         else:
             report.differences += compare_row(stored, expected)
+    for name, why in snapshot.damaged.items():
+        if name[0] in names:
+            report.rows[name[0]] = report.rows.get(name[0], 0) + 1
+            report.differences.append(Difference(*name, "(row)", READABLE, why))
     for (family_name, value, log), missed in fold.left_out.items():
         if log in trouble:
             continue

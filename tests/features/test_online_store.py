@@ -13,6 +13,7 @@ from features.online_store import LOG_RETENTION_MS, FencedStore, Row, connect, p
 from features.rows import CONTAINED_FIELD, ITEM, USER, encode_contained
 from features.user import UserState, fold_user
 from infra.errors import RowInvalid, SettingsError, StoreFenced, StoreUnavailable
+from infra.redaction import hash_id
 from infra.settings import Settings
 
 NOW_MS = 1_750_000_000_000
@@ -57,8 +58,19 @@ def test_a_row_that_cannot_be_decoded_is_never_taken_for_a_missing_one(
     [row] = store.read_rows(ITEM, ["50"])
     assert store.write_rows([click(row, 7)]) == [True]
     redis_client.hset(row.key, field, b"\xc1")  # type: ignore[arg-type]
-    with pytest.raises(RowInvalid):
+    with pytest.raises(RowInvalid, match=f"item {hash_id('50')}: .* cannot be decoded"):
         store.read_rows(ITEM, ["50"])
+
+
+def test_a_key_that_holds_no_row_is_named_by_the_digest_of_its_id(
+    store: FencedStore, redis_client: redis.Redis
+) -> None:
+    held = store.read_rows(USER, ["ann"])
+    redis_client.set(USER.key("ann", PROJECT), "no row")
+    assert store.write_rows(held) == [False]
+    with pytest.raises(RowInvalid, match=f"user {hash_id('ann')}: its key holds something else .*`nowrank rebuild`"):
+        store.read_rows(USER, ["bob", "ann"])
+    assert [row.contained for row in store.read_rows(USER, ["bob"])] == [{}]
 
 
 def test_a_row_written_is_read_back_by_workers_and_by_the_scorer(store: FencedStore, redis_client: redis.Redis) -> None:

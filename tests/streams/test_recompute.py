@@ -169,7 +169,7 @@ def test_the_order_of_logs_in_a_state_is_no_difference() -> None:
     one = recompute_user_rows(lambda: [click(0), record(thumb, 0)]).rows["user", "u1"]
     two = recompute_user_rows(lambda: [record(thumb, 0), click(0)]).rows["user", "u1"]
     flat = encode_row(USER, two.state, two.contained)
-    stored = StoredRow(USER, "u1", dict(zip(flat[::2], flat[1::2], strict=True)))
+    stored = StoredRow(USER, "u1", dict(zip(flat[::2], flat[1::2], strict=True)), two.contained)
     assert list(one.state.logs) != list(two.state.logs)
     assert compare_row(stored, one) == []
 
@@ -184,7 +184,7 @@ def test_a_row_that_cannot_be_decoded_is_one_difference() -> None:
         {**fields, ITEM.packed_fields[0]: b""},
         missing,
     ):
-        [difference] = compare_row(StoredRow(ITEM, "i1", broken), expected)
+        [difference] = compare_row(StoredRow(ITEM, "i1", broken, {}), expected)
         assert difference.feature == "(row)"
 
 

@@ -13,7 +13,7 @@ import redis
 from kafka import KafkaProducer
 
 from features.online_store import CHECKPOINT_KEY, FencedStore, connect, read_states
-from features.rows import ITEM, USER, encode_row, encode_value, feature_field
+from features.rows import CONTAINED_FIELD, ITEM, USER, encode_row, encode_value, feature_field
 from features.spec import DType
 from infra.errors import BrokerUnavailable, StoreUnavailable
 from infra.metrics import Metrics
@@ -174,6 +174,33 @@ def test_a_missing_row_is_a_difference(folded: World, client: redis.Redis) -> No
     client.delete(key_of(folded, USER, "u5"))
     report = verified(folded)
     assert {(one.family, one.key, one.stored) for one in report.differences} == {("user", "u5", "(missing)")}
+
+
+def test_damaged_rows_are_one_difference_each_and_hide_no_other(folded: World, client: redis.Redis) -> None:
+    client.hset(key_of(folded, USER, "u1"), CONTAINED_FIELD, b"\xff\xffrubbish")  # type: ignore[arg-type]
+    for damaged in (key_of(folded, USER, "u2"), key_of(folded, USER, "nobody"), key_of(folded, ITEM, "i1")):
+        client.set(damaged, "no row")
+    client.delete(key_of(folded, USER, "u5"))
+    client.hset(key_of(folded, ITEM, "i3"), feature_field("item", "item_as_of_ms"), encode_value(DType.INT64, 7))  # type: ignore[arg-type]
+    report = verified(folded)
+    found = {(one.family, one.key, one.feature): one.stored for one in report.differences}
+    assert len([one for one in report.differences if one.key != "u5"]) == 5
+    assert "offsets of a row cannot be decoded" in found.pop(("user", "u1", "(row)"))
+    for name in (("user", "u2"), ("user", "nobody"), ("item", "i1")):
+        assert "its key holds something else (WRONGTYPE" in found.pop((*name, "(row)"))
+    assert set(found) == {("user", "u5", "(row)"), ("item", "i3", "item_as_of_ms")}
+    assert report.exit_code == 1
+
+
+def test_a_damaged_row_hides_no_delta_that_is_missing(folded: World, client: redis.Redis) -> None:
+    any_client: Any = client
+    key = CHECKPOINT_KEY + b"target"
+    client.set(key_of(folded, USER, "u1"), "no row")
+    for log, stored in any_client.hgetall(key).items():
+        checkpoint = decode_checkpoints({"": stored})[""]
+        checkpoint.first_offset = 1  # as if the delta log's first message had never been sent
+        client.hset(key, log, encode_checkpoint(checkpoint))
+    assert {one.family for one in verified(folded).differences} > {"delta log"}
 
 
 def test_a_row_that_no_record_explains_is_a_difference(folded: World, client: redis.Redis) -> None:
