@@ -23,9 +23,9 @@ from features.rows import (
     CONTAINED_FIELD,
     LOG_FIELD,
     RowFamily,
-    decode_contained,
     encode_contained,
     encode_row,
+    lacks_part,
     restore_log_state,
 )
 from infra.addresses import hide_password, split_address
@@ -253,10 +253,12 @@ def _to_named_row(family: RowFamily, value: str, key: bytes, reply: Any) -> Row:
 def _to_row(family: RowFamily, key: bytes, reply: Any) -> Row:
     refuse_other_type(reply)
     *packed, log_state, stored = reply
-    state = family.decode(packed)
+    state, contained = family.decode_row(packed, stored)
     if family.log_state is not None:
+        if stored is not None and log_state is None:
+            raise lacks_part(family, LOG_FIELD.decode())
         restore_log_state(state, log_state)
-    return Row(family, key, state, decode_contained(stored), stored or b"", sum(len(part or b"") for part in reply))
+    return Row(family, key, state, contained, stored or b"", sum(len(part or b"") for part in reply))
 
 
 def read_states(client: redis.Redis, project: str, wanted: Sequence[tuple[RowFamily, str]]) -> list[Any]:

@@ -207,6 +207,20 @@ class RowFamily:
         except _UNDECODABLE as error:
             raise _invalid(f"the row of {self.name}", error) from error
 
+    def decode_row(self, reply: list[bytes | None], contained: bytes | None) -> tuple[Any, dict[str, int]]:
+        """The state and the offsets by log in the replies for `packed_fields` and CONTAINED_FIELD; a new state and none
+        where there is no row. Raises `RowInvalid`, also for offsets beside a state of which a part is missing: what
+        they stand for would be lost.
+        """
+        if contained is not None and None in reply:
+            raise lacks_part(self, self.views[reply.index(None)].packed.name)
+        return self.decode(reply), decode_contained(contained)
+
+
+def lacks_part(family: RowFamily, name: str) -> RowInvalid:
+    """What to raise for a row that has offsets but not the field of this name, which stands for some of them."""
+    return RowInvalid(f"the row of {family.name} has offsets but no {name}; `nowrank rebuild` computes all rows anew")
+
 
 def _invalid(what: str, error: Exception) -> RowInvalid:
     return RowInvalid(

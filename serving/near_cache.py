@@ -20,7 +20,7 @@ import redis
 from features.item import ItemState
 from features.online_store import GENERATION_KEY, connect, refuse_other_type
 from features.probe import is_probe
-from features.rows import CONTAINED_FIELD, ITEM, decode_contained, entity_prefix, value_in_key
+from features.rows import CONTAINED_FIELD, ITEM, entity_prefix, value_in_key
 from infra.clock import monotonic_s, now_ms
 from infra.errors import RowInvalid
 from infra.redaction import describe_failure, hash_id
@@ -214,8 +214,7 @@ def _to_row(item_id: str, reply: Any, changed_s: float | None) -> ItemRow:
     """The row in a reply; raises `RowInvalid`, and what else Redis answered with."""
     refuse_other_type(reply)
     *packed, contained = reply
-    state = ITEM.decode(packed)
-    decode_contained(contained)
+    state, _ = ITEM.decode_row(packed, contained)
     at_ms = now_ms()
     if state.as_of_ms - at_ms > MAX_AHEAD_MS:
         raise RowInvalid(

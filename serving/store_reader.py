@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from features.online_store import refuse_other_type
-from features.rows import CONTAINED_FIELD, COUNTRY, QUERY, SOURCE_ITEM, USER, RowFamily, decode_contained, encode_value
+from features.rows import CONTAINED_FIELD, COUNTRY, QUERY, SOURCE_ITEM, USER, RowFamily, encode_value
 from features.spec import DType
 from features.top_targets import TopTargetsState
 from features.user import UserState
@@ -232,7 +232,7 @@ def _decode(family: RowFamily, reply: Any) -> tuple[Any, dict[str, int]]:
     """The state, None where there is no row, and the offsets that it contains; raises `RowInvalid`."""
     refuse_other_type(reply)
     *packed, offsets = reply
-    return (None, {}) if offsets is None else (family.decode(packed), decode_contained(offsets))
+    return (None, {}) if offsets is None else family.decode_row(packed, offsets)
 
 
 def _named(error: StoreUnavailable) -> StoreState:

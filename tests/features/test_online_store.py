@@ -10,7 +10,7 @@ from features.delta import Delta, Entity, Signal
 from features.engagement import Coordinate, Engagement, Kind
 from features.item import fold_item
 from features.online_store import LOG_RETENTION_MS, FencedStore, Row, connect, parse_address, read_states
-from features.rows import CONTAINED_FIELD, ITEM, USER, encode_contained
+from features.rows import CONTAINED_FIELD, ITEM, LOG_FIELD, SHOWN, USER, RowFamily, encode_contained, feature_field
 from features.user import UserState, fold_user
 from infra.errors import RowInvalid, SettingsError, StoreFenced, StoreUnavailable
 from infra.redaction import hash_id
@@ -60,6 +60,49 @@ def test_a_row_that_cannot_be_decoded_is_never_taken_for_a_missing_one(
     redis_client.hset(row.key, field, b"\xc1")  # type: ignore[arg-type]
     with pytest.raises(RowInvalid, match=f"item {hash_id('50')}: .* cannot be decoded"):
         store.read_rows(ITEM, ["50"])
+
+
+@pytest.mark.parametrize(
+    ("family", "field", "name"),
+    [
+        (ITEM, ITEM.packed_fields[0], "item_packed"),
+        (USER, USER.packed_fields[0], "session_packed"),
+        (USER, USER.packed_fields[1], "user_history_packed"),
+        (USER, LOG_FIELD, "_log"),
+        (SHOWN, SHOWN.packed_fields[0], "shown_packed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_row_that_has_offsets_but_lost_a_part_of_its_state_is_not_begun_anew(
+    store: FencedStore, redis_client: redis.Redis, family: RowFamily, field: bytes, name: str
+) -> None:
+    [row] = store.read_rows(family, ["50"])
+    row.contained["clicks-0"] = 7
+    assert store.write_rows([row]) == [True]
+    redis_client.hdel(row.key, field)
+    with pytest.raises(RowInvalid, match=f"has offsets but no {name}; `nowrank rebuild`"):
+        store.read_rows(family, ["50"])
+    redis_client.hdel(row.key, CONTAINED_FIELD)
+    [row] = store.read_rows(family, ["50"])
+    assert (row.contained, row.stored) == ({}, b"")
+    redis_client.delete(row.key)  # as expiry does
+    [row] = store.read_rows(family, ["50"])
+    assert (row.state, row.contained) == (family.new_state(), {})
+
+
+def test_a_feature_that_no_worker_reads_may_be_missing_or_foreign(
+    store: FencedStore, redis_client: redis.Redis
+) -> None:
+    [row] = store.read_rows(ITEM, ["50"])
+    assert store.write_rows([click(row, 7)]) == [True]
+    redis_client.hdel(row.key, feature_field("item", "item_clicks_1d"), b"_ts:item")
+    redis_client.hset(row.key, feature_field("another", "feature"), b"x")  # type: ignore[arg-type]
+    [read] = store.read_rows(ITEM, ["50"])
+    assert (read.state, read.contained) == (row.state, {"deltas-0": 7})
+    only_feast = ITEM.key("51", PROJECT)
+    redis_client.hset(only_feast, feature_field("item", "item_clicks_1d"), b"x")  # type: ignore[arg-type]
+    [read] = store.read_rows(ITEM, ["51"])
+    assert (read.state, read.contained, read.stored) == (ITEM.new_state(), {}, b"")
 
 
 def test_a_key_that_holds_no_row_is_named_by_the_digest_of_its_id(

@@ -171,6 +171,20 @@ def test_row_that_cannot_be_decoded_becomes_empty_and_the_others_are_followed(
     assert "i2" not in caplog.text.replace(hash_id("i2"), "")
 
 
+def test_row_that_has_offsets_but_lost_its_state_is_said_to_be_damaged(
+    followed: Followed,
+    settings: Settings,
+    store: FencedStore,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    redis_client.hdel(ITEM.key("i2", settings.feast_project), ITEM.packed_fields[0])
+    play(store, "i0")
+    wait_until(lambda: followed.plays("i0") == 2 and followed.plays("i2") == 0)
+    assert followed.rows["i2"].contained == b""
+    assert "has offsets but no item_packed" in caplog.text
+
+
 def put(redis_client: redis.Redis, settings: Settings, item_id: str, state: ItemState) -> None:
     """Write over an item's row, as no worker would."""
     packed = encode_value(DType.BYTES, msgspec.msgpack.encode(state))

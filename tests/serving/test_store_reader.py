@@ -141,6 +141,23 @@ def test_rows_that_cannot_be_decoded_count_as_missing_and_the_others_are_read(
 
 
 @pytest.mark.parametrize(
+    ("family", "value", "field"),
+    [
+        (QUERY, "far", QUERY.packed_fields[0]),
+        (USER, "ann", USER.packed_fields[0]),
+        (USER, "ann", USER.packed_fields[1]),
+    ],
+)
+def test_row_that_has_offsets_but_lost_a_part_of_its_state_counts_as_missing(
+    filled: Settings, redis_client: redis.Redis, family: RowFamily, value: str, field: bytes
+) -> None:
+    redis_client.hdel(family.key(value, filled.feast_project), field)
+    rows = read(filled, RowKeys("ann", "far", "t2", "DE"), now_ms())
+    assert (rows.store, set(rows.invalid), rows.contained[family.name]) == ("ok", {family.name}, {})
+    assert "has offsets but no " in rows.invalid[family.name]
+
+
+@pytest.mark.parametrize(
     ("family", "value", "state"),
     [
         (QUERY, "far", [1, {"t1": [1, [1], [1.0]]}]),

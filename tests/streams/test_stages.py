@@ -346,6 +346,23 @@ def test_a_row_that_no_fold_can_have_made_ends_the_worker_and_no_event_is_lost_b
     assert_rows_equal_the_log(settings, redis_client, logs)
 
 
+@pytest.mark.parametrize(("family", "value"), [(USER, "u1"), (ITEM, "i1"), (COUNTRY, "DE")])
+def test_a_row_that_lost_its_state_ends_the_worker_and_no_count_is_lost_by_it(
+    settings: Settings, redis_client: redis.Redis, logs: Logs, family: RowFamily, value: str
+) -> None:
+    for number in range(2):
+        event_id = f"0123456789abcde{number}"
+        logs.publish(Click(event_id=event_id, user_id="u1", item_id="i1", country="DE", event_ts_ms=BEGIN_MS))
+        if number == 0:
+            work(settings, logs)
+            redis_client.hdel(family.key(value, PROJECT), family.packed_fields[0])
+    with pytest.raises(RowInvalid, match=f"{family.name} {hash_id(value)}: .* has offsets but no "):
+        work(settings, logs)
+    redis_client.flushdb()  # as `nowrank rebuild` does
+    work(settings, logs)
+    assert_rows_equal_the_log(settings, redis_client, logs)
+
+
 @pytest.mark.parametrize("broker_ts_ms", [-1, 2**62])
 def test_an_event_with_a_brokers_time_that_no_row_may_hold_is_a_dead_letter(
     settings: Settings, redis_client: redis.Redis, logs: Logs, broker_ts_ms: int
