@@ -29,7 +29,7 @@ from features.rows import (
     restore_log_state,
 )
 from infra.addresses import hide_password, split_address
-from infra.errors import RowInvalid, SettingsError, StoreFenced, StoreUnavailable
+from infra.errors import CheckpointInvalid, RowInvalid, SettingsError, StoreFenced, StoreUnavailable
 from infra.redaction import hash_id
 
 # Longer than any record of ours stays in its log: what Redis drops that late is empty by the fold's own rule.
@@ -174,10 +174,18 @@ class FencedStore:
         return accepted
 
     def read_checkpoints(self, stage: str) -> dict[str, bytes]:
-        """The checkpoint of each log that `stage` has written."""
+        """The checkpoint of each log that `stage` has written; raises `CheckpointInvalid` when there stands something
+        else.
+        """
         fence = self._script(self._read_sha, [], [])
-        _, stored = self._execute([fence, ("HGETALL", CHECKPOINT_KEY + stage.encode())])
-        return {log.decode(): value for log, value in zip(stored[::2], stored[1::2], strict=True)}
+        key = CHECKPOINT_KEY + stage.encode()
+        try:
+            _, stored = self._execute([fence, ("HGETALL", key)])
+        except StoreFenced as error:
+            if not str(error.__cause__).startswith(WRONG_TYPE):
+                raise
+            raise CheckpointInvalid(key.decode(), error.__cause__) from error
+        return {log.decode(errors="replace"): value for log, value in zip(stored[::2], stored[1::2], strict=True)}
 
     def write_checkpoints(self, stage: str, checkpoints: dict[str, bytes]) -> None:
         """Move the checkpoints of `stage` (msgpack arrays that begin with the next offset), none of them back; without

@@ -8,6 +8,7 @@
     ├── StoreUnavailable       the online store did not answer
     │   └── StoreTimeout       it did not answer within the request's deadline
     ├── RowInvalid             what the online store holds for a row cannot be decoded
+    ├── CheckpointInvalid      what the online store holds for a checkpoint cannot be decoded
     ├── StoreFenced            the store is not the one this process began with: the process must end
     ├── BrokerUnavailable      the broker did not answer or did not acknowledge
     ├── ScorerUnavailable      the scorer did not answer, or answered that it cannot
@@ -62,6 +63,14 @@ class StoreTimeout(StoreUnavailable):
 
 class RowInvalid(NowrankError):
     """What the online store holds for a row cannot be decoded, or is out of bounds; the text names no id."""
+
+
+class CheckpointInvalid(NowrankError):
+    """What the online store holds for the checkpoint `name` cannot be decoded."""
+
+    def __init__(self, name: str, why: object) -> None:
+        super().__init__(f"the checkpoint {name} cannot be decoded ({why}): run `nowrank rebuild`")
+        self.name = name
 
 
 class StoreFenced(NowrankError):

@@ -9,6 +9,8 @@ and never moves a checkpoint back.
 
 import msgspec
 
+from infra.errors import CheckpointInvalid
+
 Highest = dict[str, tuple[int, int]]
 
 
@@ -36,5 +38,13 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
 
 
 def decode_checkpoints(stored: dict[str, bytes]) -> dict[str, Checkpoint]:
-    """The checkpoints by log."""
-    return {log: _DECODER.decode(value) for log, value in stored.items()}
+    """The checkpoints by log; raises `CheckpointInvalid`."""
+    return {log: decode_checkpoint(log, value) for log, value in stored.items()}
+
+
+def decode_checkpoint(log: str, stored: bytes) -> Checkpoint:
+    """The checkpoint of a log; raises `CheckpointInvalid`."""
+    try:
+        return _DECODER.decode(stored)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise CheckpointInvalid(f"of {log}", error) from error

@@ -61,7 +61,9 @@ def compare_served(
     similarities: SimilaritySource | None = None,
     progress: ShowProgress = progress_bar,
 ) -> SkewReport:
-    """Compare the last rankings with a replay; raises `BrokerUnavailable` or `StoreUnavailable`."""
+    """Compare the last rankings with a replay; raises `BrokerUnavailable`, `StoreUnavailable` or
+    `CheckpointInvalid`.
+    """
     report = SkewReport()
     with LogReader(settings) as reader:
         served, others = read_served(reader, last)

@@ -8,15 +8,15 @@ checkpoint is written after its rows, every row contains at least what the check
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
 from features.online_store import CHECKPOINT_KEY, GENERATION_KEY, connect, no_answer, refuse_other_type
 from features.rows import CONTAINED_FIELD, FAMILIES, RowFamily, decode_contained, value_in_key
-from infra.errors import RowInvalid, StoreUnavailable
+from infra.errors import CheckpointInvalid, RowInvalid, StoreUnavailable
 from streams.audit.recompute import RowName
-from streams.checkpoints import Checkpoint, decode_checkpoints
+from streams.checkpoints import Checkpoint, decode_checkpoint
 
 # By event log, the offset at which `nowrank rebuild --from` began: deltas of earlier events are not in the rows.
 BEGIN_KEY = b"nowrank:begin"
@@ -24,6 +24,8 @@ LAST_ORDINAL = 1 << 40  # higher than any; (offset - 1, LAST_ORDINAL) in the map
 SCAN_COUNT = 2_000
 BATCH_ROWS = 500
 TIMEOUT_S = 30.0
+_SESSION_KEY, _TARGET_KEY = CHECKPOINT_KEY + b"session", CHECKPOINT_KEY + b"target"
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -40,7 +42,8 @@ class StoredRow:
 class StoreSnapshot:
     """What the store held: its generation, the checkpoints of both stages, and the rows by (family, entity value).
 
-    `damaged`: why the other rows cannot be read; what these contain is not known.
+    `damaged`: why the other rows cannot be read; what these contain is not known. `damaged_checkpoints`: what cannot be
+    decoded of the others.
     """
 
     generation: bytes | None
@@ -49,27 +52,44 @@ class StoreSnapshot:
     begin: dict[str, int]
     rows: dict[RowName, StoredRow] = field(default_factory=dict)
     damaged: dict[RowName, str] = field(default_factory=dict)
+    damaged_checkpoints: list[CheckpointInvalid] = field(default_factory=list)
 
 
 def read_checkpoints(client: redis.Redis) -> StoreSnapshot:
-    """The store without its rows; raises `StoreUnavailable`."""
+    """The store without its rows; raises `StoreUnavailable`, or `CheckpointInvalid`."""
+    snapshot = read_sound_checkpoints(client)
+    for error in snapshot.damaged_checkpoints:
+        raise error
+    return snapshot
+
+
+def read_sound_checkpoints(client: redis.Redis) -> StoreSnapshot:
+    """The store without its rows and without the checkpoints that cannot be decoded; raises `StoreUnavailable`."""
     any_client: Any = client
+    damaged: list[CheckpointInvalid] = []
     try:
         pipeline = any_client.pipeline(transaction=True)
         pipeline.get(GENERATION_KEY)
-        pipeline.hgetall(CHECKPOINT_KEY + b"session")
-        pipeline.hgetall(CHECKPOINT_KEY + b"target")
-        pipeline.hgetall(BEGIN_KEY)
-        generation, session, target, begin = pipeline.execute()
+        for key in (_SESSION_KEY, _TARGET_KEY, BEGIN_KEY):
+            pipeline.hgetall(key)
+        generation, session, target, begin = pipeline.execute(raise_on_error=False)
+        if isinstance(generation, Exception):
+            raise generation
+        return StoreSnapshot(
+            generation,
+            _decoded(_SESSION_KEY, session, decode_checkpoint, damaged),
+            _decoded(_TARGET_KEY, target, decode_checkpoint, damaged),
+            _decoded(BEGIN_KEY, begin, _decode_offset, damaged),
+            damaged_checkpoints=damaged,
+        )
     except redis.RedisError as error:
         raise StoreUnavailable(f"the checkpoints could not be read: {error}") from error
-    return StoreSnapshot(
-        generation, _checkpoints(session), _checkpoints(target), {log.decode(): int(at) for log, at in begin.items()}
-    )
 
 
 def read_store(connection_string: str, project: str, advance: Callable[[int], None]) -> StoreSnapshot:
-    """The checkpoints, then every row of the project; raises `StoreUnavailable`. `advance` counts rows."""
+    """The checkpoints, then every row of the project; raises `StoreUnavailable` or `CheckpointInvalid`. `advance`
+    counts rows.
+    """
     client: Any = connect(connection_string, TIMEOUT_S)
     try:
         snapshot = read_checkpoints(client)
@@ -107,8 +127,30 @@ def row_name(key: bytes, project: str) -> tuple[RowFamily, str] | None:
     return None
 
 
-def _checkpoints(stored: dict[bytes, bytes]) -> dict[str, Checkpoint]:
-    return decode_checkpoints({log.decode(): value for log, value in stored.items()})
+def _decoded(
+    key: bytes, reply: Any, decode: Callable[[str, bytes], T], damaged: list[CheckpointInvalid]
+) -> dict[str, T]:
+    """What a hash holds by log; what cannot be decoded goes to `damaged`."""
+    try:
+        refuse_other_type(reply)
+    except RowInvalid:
+        damaged.append(CheckpointInvalid(key.decode(), reply))
+        return {}
+    decoded = {}
+    for name, value in reply.items():
+        log = name.decode(errors="replace")
+        try:
+            decoded[log] = decode(log, value)
+        except CheckpointInvalid as error:
+            damaged.append(error)
+    return decoded
+
+
+def _decode_offset(log: str, stored: bytes) -> int:
+    try:
+        return int(stored)
+    except ValueError as error:
+        raise CheckpointInvalid(f"{BEGIN_KEY.decode()} of {log}", error) from error
 
 
 def _is_new(snapshot: StoreSnapshot, name: tuple[RowFamily, str]) -> bool:

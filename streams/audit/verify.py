@@ -53,7 +53,9 @@ class VerifyReport(msgspec.Struct):
 
 
 def verify_store(settings: Settings, progress: ShowProgress = progress_bar) -> VerifyReport:
-    """Recompute the log and compare every row with it; raises `BrokerUnavailable` or `StoreUnavailable`."""
+    """Recompute the log and compare every row with it; raises `BrokerUnavailable`, `StoreUnavailable` or
+    `CheckpointInvalid`.
+    """
     with progress("reading rows", count_keys(settings.redis)) as advance:
         snapshot = read_store(settings.redis, settings.feast_project, advance)
     with LogReader(settings) as reader:

@@ -9,6 +9,9 @@ this delta log gets none, and the workers begin at its beginning and send again,
 
 What stands in a delta log that the live store knows nothing of is left out: the deltas of every event will be sent
 again, and a worker that had not noticed yet that its event log was replaced may have sent some under its old offsets.
+
+A live checkpoint that cannot be decoded is none: the delta log is taken for the one that the store knows, so that stage
+2 recognises what is sent again. Where its log began is not known either, so nothing of any log may be missing.
 """
 
 from dataclasses import dataclass, field
@@ -51,17 +54,19 @@ def plan_rebuild(
     events = {log: span for log, span in spans.items() if span.topic != DELTAS}
     deltas = {log: span for log, span in spans.items() if span.topic == DELTAS}
     replaced = _replaced(live.session, events, topic_ids)
-    same_deltas = bool(live.target) and not _replaced(live.target, deltas, topic_ids)
+    damaged = live.damaged_checkpoints
+    same_deltas = bool(live.target or damaged) and not _replaced(live.target, deltas, topic_ids)
     if replaced and same_deltas and any(live.target[log].highest.keys() & replaced for log in live.target):
         raise NowrankError(NEW_DELTA_LOG)
     usable = {log for log in live.session if log in events and log not in replaced} if same_deltas else set()
-    notes = []
+    notes = [f"the checkpoint {error.name} cannot be decoded: it is taken for none" for error in damaged]
     if replaced:
         notes.append(f"{', '.join(sorted(replaced))}: another log than before; the workers fold it from its beginning")
     elif live.session and not same_deltas:
         notes.append("the delta log is a new one: the workers fold every event from the beginning and send its deltas")
     if begin is None:
-        _refuse_loss({log: live.session[log] for log in usable}, events)
+        folded = events.keys() - replaced if damaged else usable
+        _refuse_loss({log: live.session.get(log, Checkpoint()) for log in folded}, events)
     starts = {log: events[log].first if begin is None else begin[log] for log in events}
     cut = {log: at for log, at in starts.items() if at > events[log].first}
     return RebuildPlan(

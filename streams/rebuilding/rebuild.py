@@ -20,7 +20,7 @@ from infra.errors import NowrankError
 from infra.metrics import Metrics
 from infra.settings import Settings
 from streams.audit.log_reader import LogReader, LogSpan
-from streams.audit.store_snapshot import BEGIN_KEY, StoreSnapshot, read_checkpoints
+from streams.audit.store_snapshot import BEGIN_KEY, StoreSnapshot, read_sound_checkpoints
 from streams.checkpoints import encode_checkpoint
 from streams.dead_letters import DeadLetter
 from streams.deltas import SourcedDelta
@@ -94,7 +94,7 @@ def rebuild_store(
 
 def _read_live(settings: Settings) -> StoreSnapshot:
     with connect(settings.redis, STORE_TIMEOUT_S) as client:
-        return read_checkpoints(client)
+        return read_sound_checkpoints(client)
 
 
 class _Unmeasured(Metrics):

@@ -1,5 +1,6 @@
 """`nowrank rebuild` on a real broker and Redis: the new rows are what the log gives, and until then nothing changes."""
 
+import re
 import signal
 import sys
 import time
@@ -11,9 +12,9 @@ import pytest
 import redis
 from kafka import KafkaProducer
 
-from features.online_store import FencedStore, connect, parse_address, read_states
+from features.online_store import CHECKPOINT_KEY, FencedStore, connect, parse_address, read_states
 from features.rows import ITEM, USER
-from infra.errors import BadInput, NowrankError, StoreFenced
+from infra.errors import BadInput, CheckpointInvalid, NowrankError, StoreFenced
 from infra.settings import child_environment
 from serving.near_cache import ItemRow, NearCache
 from streams.audit.log_reader import LogReader
@@ -99,6 +100,34 @@ def test_rows_that_were_spoilt_by_hand_are_right_again(folded: World) -> None:
         assert verify_store(folded.settings, quiet).exit_code == 1
         rebuild_store(folded.settings, progress=quiet)
         assert set(dump(client)) == set(before)
+    assert_equal_to_the_log(folded)
+
+
+@pytest.mark.parametrize(
+    ("stage", "log"), [("session", "clicks-0"), ("target", "deltas-0"), ("session", None), ("target", None)]
+)
+def test_a_damaged_checkpoint_is_named_by_worker_and_verify_and_repaired_by_a_rebuild(
+    folded: World, stage: str, log: str | None
+) -> None:
+    key = CHECKPOINT_KEY + stage.encode()
+    with folded.client() as client:
+        if log is None:
+            client.delete(key)
+            client.set(key, "no checkpoints")
+        else:
+            client.hset(key, log, "rubbish")
+    damaged = f"the checkpoint {f'of {log}' if log else key.decode()} cannot be decoded"
+    named = rf"{damaged} \(.*\): run `nowrank rebuild`"
+    with pytest.raises(CheckpointInvalid, match=named):
+        verify_store(folded.settings, quiet)
+    worker = folded.worker(f"damaged-{stage}-{log}").start()
+    assert worker.wait() == 70
+    assert re.search(named, worker.log())
+    report = rebuild_store(folded.settings, progress=quiet)
+    assert f"{damaged}: it is taken for none" in report.notes
+    worker.start()
+    folded.settle()
+    worker.terminate()
     assert_equal_to_the_log(folded)
 
 

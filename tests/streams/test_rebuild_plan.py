@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.errors import NowrankError
+from infra.errors import CheckpointInvalid, NowrankError
 from streams.audit.log_reader import LogSpan
 from streams.audit.store_snapshot import LAST_ORDINAL, StoreSnapshot
 from streams.checkpoints import Checkpoint
@@ -65,3 +65,32 @@ def test_forgetting_what_the_log_has_lost_must_be_said() -> None:
     with pytest.raises(NowrankError, match=r"20 records that the log no longer has \(clicks-0\)"):
         plan_rebuild(held, SPANS, IDS, None)
     assert plan_rebuild(held, SPANS, IDS, {"plays-0": 0, "clicks-0": 20}).begin == {}
+
+
+def test_a_log_whose_checkpoint_is_damaged_is_left_to_the_workers_whose_deltas_are_recognised() -> None:
+    held = live(clicks_0=Checkpoint(40, 20, "c"))
+    del held.session["clicks-0"]
+    held.damaged_checkpoints.append(CheckpointInvalid("of clicks-0", "rubbish"))
+    spans = {**SPANS, "clicks-0": LogSpan("clicks", 0, 0, 50)}
+    plan = plan_rebuild(held, spans, IDS, None)
+    assert plan.session == {"plays-0": Checkpoint(0, 0, "p")}
+    assert plan.target == {"deltas-0": Checkpoint(0, 0, "d")}
+    assert "the checkpoint of clicks-0 cannot be decoded" in plan.notes[0]
+
+
+def test_without_any_sound_checkpoint_of_the_delta_log_it_is_folded_from_its_first_record() -> None:
+    held = live()
+    held.target.clear()
+    held.damaged_checkpoints.append(CheckpointInvalid("nowrank:checkpoint:target", "rubbish"))
+    plan = plan_rebuild(held, SPANS, IDS, None)
+    assert plan.usable == {"plays-0", "clicks-0"}
+    assert plan.target == {"deltas-0": Checkpoint(0, 0, "d")}
+
+
+def test_what_the_rows_may_have_held_of_a_log_with_a_damaged_checkpoint_is_not_forgotten_silently() -> None:
+    held = live()
+    del held.session["clicks-0"]
+    held.damaged_checkpoints.append(CheckpointInvalid("of clicks-0", "rubbish"))
+    with pytest.raises(NowrankError, match=r"20 records that the log no longer has \(clicks-0\)"):
+        plan_rebuild(held, SPANS, IDS, None)
+    assert plan_rebuild(held, SPANS, IDS, {"plays-0": 0, "clicks-0": 20}).session["clicks-0"] == Checkpoint(20, 20, "c")
