@@ -60,6 +60,10 @@ class ItemTable:
         find = self.slot_by_id.get
         return np.fromiter([find(item_id, 0) for item_id in item_ids], np.int64)
 
+    def catalogue_slots(self) -> NDArray[np.int64]:
+        """The slots that hold a catalogue item, rising; those of items that only rows or events named are left out."""
+        return np.array([slot for slot, item in enumerate(self.items) if item is not None], np.int64)
+
     def set_item(self, item: Item) -> int:
         """Put a catalogue item in; returns its slot."""
         slot = self.slot(item.item_id)

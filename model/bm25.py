@@ -44,15 +44,15 @@ class TitleSearch:
     def __init__(self, table: ItemTable) -> None:
         postings: dict[str, list[tuple[int, int]]] = {}
         self._lengths_V = np.zeros(len(table))
-        slots = [slot for slot, item in enumerate(table.items) if item is not None]
-        for slot in slots:
+        slots = table.catalogue_slots()
+        for slot in slots.tolist():
             terms = title_terms(table.titles[slot])
             self._lengths_V[slot] = terms.total()
             for term, count in terms.items():
                 postings.setdefault(term, []).append((slot, count))
         self._postings = {term: np.array(of_term, np.int64).T for term, of_term in postings.items()}
         self._titles = len(slots)
-        self._mean_length = max(1.0, float(self._lengths_V[slots].mean())) if slots else 1.0
+        self._mean_length = max(1.0, float(self._lengths_V[slots].mean())) if len(slots) else 1.0
         grid = tuple((b, trigrams, popular) for b in (0.0, 0.75) for trigrams in (0.0, 0.3, 1.0)
                      for popular in (LEAST_POPULAR, 0.3))  # fmt: skip
         self.family = Family("bm25", ("b", "trigrams", "popular"), grid, self.scores)

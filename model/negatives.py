@@ -92,7 +92,7 @@ class NegativeSampler:
         self._replay = replay
         self._rng = rng
         self._titles = TitleIndex(replay.table)
-        self._catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
+        self._catalogue = replay.table.catalogue_slots()
         self._known = frozenset(self._catalogue.tolist())
         self._popular = self._hot = _Weighted(self._catalogue, np.zeros(len(self._catalogue)))
         self._age = REFRESH_LABELS

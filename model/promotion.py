@@ -118,7 +118,7 @@ def judge_on_log(
     """
     artifacts = [candidate] if current is None else [candidate, current]
     replay = Replay(log)
-    catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
+    catalogue = replay.table.catalogue_slots()
     encoded = [one.encode_items(replay.table) for one in artifacts]
     tallies: dict[str, Tally] = defaultdict(Tally)
     progress.step("judge", len(log.labels))

@@ -121,7 +121,7 @@ class Ranker:
         self._score = entrants.make_score(replay) if entrants.make_score is not None else None
         self._recent = RecentCounts(replay)
         self._fitted = entrants.fitted
-        self._catalogue = np.array([slot for slot, item in enumerate(replay.table.items) if item is not None], np.int64)
+        self._catalogue = replay.table.catalogue_slots()
         search = (PREFIX, TitleSearch(replay.table).family)
         own: dict[str, tuple[Family, ...]] = {"pre_query": (), "more_like_this": (SOURCE_KNN,), "search": search}
         everywhere = (*EVERYWHERE, *(one.family for one in self._fitted))
