@@ -30,6 +30,7 @@ from features.vector import COLUMN_NAMES, COLUMNS, Context, Similarities, Slots
 from infra.errors import ArtifactInvalid, SchemaMismatch
 from infra.outputs import check_own_folder, files_of
 from model.config import Personalisation
+from model.manifests import indented, sha256_of
 from model.neighbours import NeighbourTable, Sources, context_sources, similarities
 
 ITEMS_GRAPH, RANK_GRAPH, NEIGHBOURS, EASE, CATALOGUE, CARD = (
@@ -247,12 +248,12 @@ def save_artifact(
         for name, table in zip((NEIGHBOURS, EASE), tables, strict=True):
             table.save(folder / name)
         (folder / CATALOGUE).write_bytes(msgspec.json.encode(items))
-        checksums = {name: _sha256(folder / name) for name in FILES}
+        checksums = {name: sha256_of(folder / name) for name in FILES}
         fingerprint = hashlib.sha256("".join(checksums.values()).encode()).hexdigest()[:12]
         complete = Card(
             version=fingerprint, schema_hash=schema_hash(COLUMN_NAMES), columns=COLUMN_NAMES, files=checksums, **card
         )
-        (folder / CARD).write_bytes(msgspec.json.format(msgspec.json.encode(complete), indent=1))
+        (folder / CARD).write_bytes(indented(complete))
     return complete
 
 
@@ -279,7 +280,7 @@ def load_artifact(path: Path) -> Artifact:
             "train again: nowrank train"
         )
     for name in FILES:
-        found = _sha256(path / name) if (path / name).is_file() else "no file"
+        found = sha256_of(path / name) if (path / name).is_file() else "no file"
         if found != card.files.get(name):
             raise ArtifactInvalid(
                 f"{path / name}: SHA-256 is {found}, card.json says {card.files.get(name)}; "
@@ -298,10 +299,6 @@ def _read_card(path: Path) -> Card:
         raise ArtifactInvalid(f"there is no artifact in {path}: {CARD} is missing; train one: nowrank train") from error
     except msgspec.MsgspecError as error:
         raise ArtifactInvalid(f"{path / CARD} is no artifact card: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

@@ -10,7 +10,6 @@ Enters: a log, or a folder that `write_data_set` filled. Leaves: `DataSet`. Call
     manifest.json                                        registry hash, range of the log, counts, shapes, SHA-256s
 """
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from features.vector import COLUMN_NAMES
 from infra import clock
 from infra.errors import BadInput, SchemaMismatch
 from infra.outputs import check_own_folder, files_of
+from model.manifests import indented, sha256_of
 from model.neighbours import NeighbourTable
 from model.replay_dataset import Examples, Floats, Split
 
@@ -106,9 +106,9 @@ def write_data_set(data: DataSet, folder: Path) -> Manifest:
             titles=len(data.items),
             ids=data.table.ids,
             fields={name: (array.dtype.str, list(array.shape[1:])) for name, array in _arrays(data.train).items()},
-            files={name: _sha256(staging / name) for name in FILES},
+            files={name: sha256_of(staging / name) for name in FILES},
         )
-        (staging / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        (staging / MANIFEST).write_bytes(indented(manifest))
     return manifest
 
 
@@ -118,7 +118,7 @@ def read_data_set(folder: Path) -> DataSet:
     """
     manifest = read_manifest(folder)
     for name in FILES:
-        found = _sha256(folder / name) if (folder / name).is_file() else "no file"
+        found = sha256_of(folder / name) if (folder / name).is_file() else "no file"
         if found != manifest.files.get(name):
             raise BadInput(
                 "damaged",
@@ -198,7 +198,3 @@ def _read_examples(path: Path, manifest: Manifest) -> Examples:
         arrays[name] = array.reshape(len(table), -1, *shape[1:]) if shape else array
     requests = {name.removeprefix("request."): arrays.pop(name) for name in list(arrays) if name.startswith("request.")}
     return Examples(requests=requests, **arrays)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,8 +6,7 @@ Called by `nowrank train --curve`; `nowrank train history` writes its own (`hist
 
 from pathlib import Path
 
-import msgspec
-
+from model.manifests import indented
 from model.plots import draw
 from model.train import TrainReport
 
@@ -21,7 +20,7 @@ def write_curve(report: TrainReport, folder: Path) -> None:
         {"epoch": epoch, "train_loss": train, "middle_loss": middle}
         for epoch, (train, middle) in enumerate(zip(report.train_losses, report.middle_losses, strict=True), 1)
     ]
-    (folder / CURVE_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(points), indent=1) + b"\n")
+    (folder / CURVE_JSON).write_bytes(indented(points) + b"\n")
     lines = ["| epoch | loss, training part | loss, middle part |", "| ---: | ---: | ---: |"]
     lines += [f"| {point['epoch']} | {point['train_loss']:.4f} | {point['middle_loss']:.4f} |" for point in points]
     (folder / CURVE_MARKDOWN).write_text("\n".join(lines) + "\n")

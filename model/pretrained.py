@@ -9,7 +9,6 @@ An encoder that may have seen events after the training part is refused: its vec
 legend: V titles, D width of the vectors
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from infra.errors import BadInput
 from model.config import TrainConfig, UnicornConfig
 from model.data_set import DataSet
 from model.history.run_folder import ENCODER, load_encoder
+from model.manifests import sha256_of
 from model.neighbours import Floats
 from model.unicorn import ID_SCALE, Unicorn
 
@@ -111,7 +111,7 @@ def read_pretrained(folder: Path, data: DataSet, width: int) -> Pretrained:
     vectors_VD = _as_long_as_ids(narrowed(_centred(vectors_VD, known_V), width), known_V)
     identity = {
         "vectors": card.config.model.encoder,
-        "sha256": hashlib.sha256((folder / ENCODER).read_bytes()).hexdigest(),
+        "sha256": sha256_of(folder / ENCODER),
         "histories": card.histories,
         "before_ms": card.before_ms,
         "titles": int(known_V.sum()),

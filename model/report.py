@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from infra.errors import BadInput
 from infra.outputs import check_folder, prepare_file
+from model.manifests import indented
 from model.plots import draw, has_plots
 from model.ranked import MODEL
 
@@ -154,7 +153,7 @@ def derived_sentence(result: dict[str, Any]) -> str:
 
 
 def _json(result: dict[str, Any]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
+    return indented(result) + b"\n"
 
 
 def _models(result: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

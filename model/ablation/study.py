@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from features.registry import schema_hash
@@ -28,6 +27,7 @@ from model.ablation.question import Question
 from model.ablation.requests import read_recorded, record
 from model.ablation.variants import COMPARISONS, SHUFFLED, needed
 from model.data_set import MANIFEST, read_data_set, write_data_set
+from model.manifests import indented
 from model.progress import Progress
 from model.train import build_data_set
 from streams.labels import Log
@@ -85,7 +85,7 @@ def _claim(log: Log, question: Question, folder: Path) -> None:
         "config": config,
     }
     path = folder / STUDY
-    text = msgspec.json.format(msgspec.json.encode(about), indent=1)
+    text = indented(about)
     if not path.is_file():
         if any(folder.iterdir()):
             raise BadInput("not_empty", f"{folder} holds other files; name an empty folder or one of a study")

@@ -8,13 +8,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from infra.errors import BadInput
 from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
 from model.log_arguments import above_zero, add_log_arguments, counted, from_zero, log_of, seed
+from model.manifests import indented
 
 if TYPE_CHECKING:
     from model.history.histories import Histories
@@ -128,6 +127,6 @@ def evaluate_history(args: argparse.Namespace) -> int:
         prepare_file(args.json)
     compared = compare_runs(args.runs, args.part, args.resamples, args.seed)
     if args.json is not None:
-        args.json.write_bytes(msgspec.json.format(msgspec.json.encode(compared), indent=1) + b"\n")
+        args.json.write_bytes(indented(compared) + b"\n")
     print(comparison_table(compared), end="")
     return 0

@@ -23,6 +23,7 @@ from model.history.config import TrainingConfig
 from model.history.encoder import HistoryEncoder
 from model.history.fit import Point, Run, new_encoder, new_run
 from model.history.joined import Joined
+from model.manifests import indented
 from model.weights_file import Weights, load_weights, moments_of, named, put_moments, save_weights, under
 
 CHECKPOINT, ENCODER, RANKS = "checkpoint.safetensors", "encoder.safetensors", "ranks.safetensors"
@@ -71,7 +72,7 @@ def save_checkpoint(folder: Path, run: Run, histories: str) -> None:
     tensors = named(MODEL, run.model.state_dict()) | named(BEST, run.best) | named(ADAM, moments_of(run.optimiser))
     header = Header(run.config, histories, run.model.item.num_embeddings - 1, run.curve)
     save_weights(folder / CHECKPOINT, tensors, header)
-    (folder / CURVE_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(run.curve), indent=1) + b"\n")
+    (folder / CURVE_JSON).write_bytes(indented(run.curve) + b"\n")
     (folder / CURVE_MARKDOWN).write_text(curve_table(run.curve))
 
 
@@ -103,7 +104,7 @@ def load_encoder(folder: Path) -> tuple[HistoryEncoder | Joined, EncoderCard]:
 def save_result(folder: Path, result: Result, ranks: dict[str, NDArray[np.float64]]) -> None:
     """Write the result, and the ranks of `validation` and `test` by user, (U, 2)."""
     save_weights(folder / RANKS, {name: torch.from_numpy(values) for name, values in ranks.items()}, {})
-    (folder / RESULT).write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    (folder / RESULT).write_bytes(indented(result) + b"\n")
 
 
 def load_result(folder: Path) -> tuple[Result, dict[str, NDArray[np.float64]]]:

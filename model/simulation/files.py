@@ -16,6 +16,7 @@ import numpy as np
 
 from infra.errors import BadInput
 from infra.outputs import check_folder
+from model.manifests import indented
 from model.simulation.records import Record, Shown
 from model.simulation.requests import World
 from model.simulation.simulator import Plan, make_world, simulate
@@ -116,8 +117,7 @@ class SimulationFolder:
             files={name: lines.summary() for name, lines in self._files.items()},
             numpy=np.__version__,
         )
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        (self._folder / MANIFEST).write_bytes(text + b"\n")
+        (self._folder / MANIFEST).write_bytes(indented(manifest) + b"\n")
         return manifest
 
     def __enter__(self) -> Self:
