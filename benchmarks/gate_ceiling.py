@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.known_world import KnownWorld
 from model.batches import batch_inputs
-from model.fit import EVALUATED_AT_ONCE
+from model.fit import evaluated_rows
 from model.served_dataset import ServedExamples
 from model.served_fit import ServedFit
 from model.simulation.law import Bools, Floats
@@ -48,8 +48,9 @@ def seen_by_gate(fit: ServedFit, served: ServedExamples) -> tuple[Floats, Tensor
     model.eval()
     encoded = fit.catalogue.encode(model)
     hook = model.gate.mlp.register_forward_hook(lambda _, seen, __: inputs.append(seen[0]))
-    parts = np.array_split(np.arange(len(served)), max(1, len(served) // EVALUATED_AT_ONCE))
-    gates = [model(*batch_inputs(served.examples.take(rows), *encoded)).gate.numpy() for rows in parts]
+    gates = [
+        model(*batch_inputs(served.examples.take(rows), *encoded)).gate.numpy() for rows in evaluated_rows(len(served))
+    ]
     hook.remove()
     return np.concatenate(gates).astype(np.float64), torch.cat(inputs)
 

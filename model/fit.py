@@ -6,7 +6,7 @@ by `train.py`.
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -176,14 +176,23 @@ def batch_loss(model: Unicorn, catalogue: Catalogue, examples: Examples, config:
     return single - LISTWISE * (listed_BK * labels_BK).sum() / len(examples)
 
 
+def evaluated_rows(count: int) -> list[NDArray[np.int64]]:
+    """All rows in their order, about EVALUATED_AT_ONCE at a time."""
+    return np.array_split(np.arange(count), max(1, count // EVALUATED_AT_ONCE))
+
+
 @torch.no_grad()
-def mean_loss(model: Unicorn, catalogue: Catalogue, examples: Examples) -> float:
-    """The loss over all examples, nothing dropped; 0 when there are none, infinite when it is no number."""
-    model.eval()
-    parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // EVALUATED_AT_ONCE))
-    losses = [len(rows) * batch_loss(model, catalogue, examples.take(rows)).item() for rows in parts if len(rows)]
-    mean = sum(losses) / max(1, len(examples))
+def mean_over(count: int, loss_of: Callable[[NDArray[np.int64]], Tensor]) -> float:
+    """The mean of a loss by rows over all `count` examples; 0 when there are none, infinite when it is no number."""
+    losses = [len(rows) * loss_of(rows).item() for rows in evaluated_rows(count) if len(rows)]
+    mean = sum(losses) / max(1, count)
     return mean if math.isfinite(mean) else math.inf  # not NaN: no epoch is better than that one, and none worse
+
+
+def mean_loss(model: Unicorn, catalogue: Catalogue, examples: Examples) -> float:
+    """The loss over all examples, nothing dropped, as `mean_over` gives it."""
+    model.eval()
+    return mean_over(len(examples), lambda rows: batch_loss(model, catalogue, examples.take(rows)))
 
 
 @torch.no_grad()
@@ -191,8 +200,10 @@ def logits_of(model: Unicorn, catalogue: Catalogue, examples: Examples) -> NDArr
     """(B, K) logits as they are served: nothing dropped, searches guarded."""
     model.eval()
     encoded = catalogue.encode(model)
-    parts = np.array_split(np.arange(len(examples)), max(1, len(examples) // EVALUATED_AT_ONCE))
-    logits = [guarded(model, *batch_inputs(examples.take(rows), *encoded)).logits.numpy() for rows in parts]
+    logits = [
+        guarded(model, *batch_inputs(examples.take(rows), *encoded)).logits.numpy()
+        for rows in evaluated_rows(len(examples))
+    ]
     return np.concatenate(logits).astype(np.float64)
 
 

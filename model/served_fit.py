@@ -5,7 +5,6 @@ correction learned is returned for the card and is no part of the network. Calle
 """
 
 import copy
-import math
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from infra import clock
 from model.batches import Catalogue, batch_inputs, drop_sides, with_id_dropout
 from model.checkpoint import Losses
 from model.config import TrainConfig
-from model.fit import GRADIENT_LIMIT, check_finite, fit_clusters, shuffled_batches
+from model.fit import GRADIENT_LIMIT, check_finite, fit_clusters, mean_over, shuffled_batches
 from model.position_bias import Correction, PositionBias, inverse_propensities
 from model.progress import Progress
 from model.served_dataset import ServedExamples
@@ -24,7 +23,6 @@ from model.unicorn import Unicorn
 
 # A position's logit is one number seen in every batch: it may move faster than the network.
 POSITION_RATE = 0.03
-EVALUATED_AT_ONCE = 500
 
 
 class ServedFit:
@@ -87,14 +85,10 @@ class ServedFit:
         total = binary_cross_entropy_with_logits(logits_BK, labels_BK, weights_BK, reduction="sum")
         return total / weights_BK.sum()
 
-    @torch.no_grad()
     def mean_loss(self, served: ServedExamples) -> float:
-        """The loss over all examples, nothing dropped; 0 when there are none, infinite when it is no number."""
+        """The loss over all examples, nothing dropped, as `mean_over` gives it."""
         self.model.eval()
-        parts = np.array_split(np.arange(len(served)), max(1, len(served) // EVALUATED_AT_ONCE))
-        losses = [len(rows) * self.loss(served.take(rows), training=False).item() for rows in parts if len(rows)]
-        mean = sum(losses) / max(1, len(served))
-        return mean if math.isfinite(mean) else math.inf
+        return mean_over(len(served), lambda rows: self.loss(served.take(rows), training=False))
 
     def learned_positions(self, places: int) -> list[list[float]]:
         """What was learned of the first places, by task: the additive logit, or the logarithm of P(examined); zeros for
