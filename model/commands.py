@@ -8,12 +8,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from infra.errors import BadInput
 from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
-from model.config import SWITCHES, Personalisation
+from model.config import SWITCHES, Personalisation, TrainConfig, UnicornConfig
 from model.log_arguments import (
     add_log_arguments,
     counted,
@@ -39,7 +37,6 @@ def dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def dataset(args: argparse.Namespace) -> int:
     """Replay a log into examples, as Parquet with a manifest."""
-    from model.config import TrainConfig
     from model.data_set import check_data_set_folder, write_data_set
     from model.progress import shown_progress
     from model.train import build_data_set
@@ -135,12 +132,10 @@ examples:
 
 def train(args: argparse.Namespace) -> int:
     """Train UniCoRn on a log and write the artifact."""
-    from model.artifact import check_artifact_folder
-    from model.config import TrainConfig, UnicornConfig
     from model.data_set import read_data_set
     from model.learning_curve import write_curve
     from model.progress import shown_progress
-    from model.train import train_on_data_set, train_on_log
+    from model.train import report_json, train_on_data_set, train_on_log
 
     if args.dataset is not None and args.labels is not None:
         raise BadInput(
@@ -150,24 +145,8 @@ def train(args: argparse.Namespace) -> int:
         )
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
-    check_artifact_folder(out_dir)
-    for beside in (args.curve, args.checkpoint):
-        if beside is not None and beside.resolve().is_relative_to(out_dir.resolve()):
-            raise BadInput("not_empty", f"{out_dir} is to hold the artifact alone; name another place than {beside}")
-    if args.curve is not None:
-        check_folder(args.curve)
-    if args.checkpoint is not None:
-        prepare_file(args.checkpoint)
-    sizes = UnicornConfig(personalisation=Personalisation(args.personalisation))
-    switched: dict[str, Any] = {SWITCHES[part]: False for part in args.without}
-    sizes = dataclasses.replace(sizes, **switched)
-    config = TrainConfig(model=sizes, seed=args.seed, threads=args.threads, history_encoder=args.history_encoder)
-    if args.labels is not None:
-        config = dataclasses.replace(config, train_labels=args.labels)
-    if args.epochs is not None:
-        config = dataclasses.replace(config, epochs=args.epochs)
-    if args.id_dropout is not None:
-        config = dataclasses.replace(config, id_dropout=args.id_dropout)
+    _check_outputs(args, out_dir)
+    config = _train_config(args)
     if args.source == SERVED:
         _check_served(args)
         return train_from_served(args, config, settings)
@@ -181,14 +160,12 @@ def train(args: argparse.Namespace) -> int:
             log = log_of(args, settings)
             derived = log.derived
             report = train_on_log(log, out_dir, config=config, **limits, progress=progress)
-    card = report.card
     if args.curve is not None:
         write_curve(report, args.curve)
     if args.json:
-        shown = {name: getattr(card, name) for name in card.__struct_fields__ if name != "vocabulary"}
-        losses = {"train_losses": report.train_losses, "middle_losses": report.middle_losses}
-        print(msgspec.json.encode(shown | losses | {"data_s": report.data_s, "fit_s": report.fit_s}).decode())
+        print(report_json(report))
     else:
+        card = report.card
         labels, epochs = card.training["labels"], card.training["epochs"]
         print(
             f"model {card.version} in {out_dir}: {labels:,} labels{f' ({derived})' if derived else ''}, {epochs} epochs"
@@ -196,6 +173,29 @@ def train(args: argparse.Namespace) -> int:
         loss = min(report.middle_losses)
         print(f"data set {report.data_s:.0f} s, training {report.fit_s:.0f} s, loss of the middle part {loss:.4f}")
     return 0
+
+
+def _check_outputs(args: argparse.Namespace, out_dir: Path) -> None:
+    """Raises `BadInput` where the artifact cannot be written, or what goes beside it: the curve, the checkpoint."""
+    from model.artifact import check_artifact_folder
+
+    check_artifact_folder(out_dir)
+    for beside in (args.curve, args.checkpoint):
+        if beside is not None and beside.resolve().is_relative_to(out_dir.resolve()):
+            raise BadInput("not_empty", f"{out_dir} is to hold the artifact alone; name another place than {beside}")
+    if args.curve is not None:
+        check_folder(args.curve)
+    if args.checkpoint is not None:
+        prepare_file(args.checkpoint)
+
+
+def _train_config(args: argparse.Namespace) -> TrainConfig:
+    """What is asked for, and the defaults for the rest."""
+    switched: dict[str, Any] = {SWITCHES[part]: False for part in args.without}
+    sizes = UnicornConfig(personalisation=Personalisation(args.personalisation), **switched)
+    optional = {"train_labels": args.labels, "epochs": args.epochs, "id_dropout": args.id_dropout}
+    given = {name: value for name, value in optional.items() if value is not None}
+    return TrainConfig(model=sizes, seed=args.seed, threads=args.threads, history_encoder=args.history_encoder, **given)
 
 
 def _check_served(args: argparse.Namespace) -> None:

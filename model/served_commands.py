@@ -72,6 +72,7 @@ def train_from_served(args: argparse.Namespace, config: "TrainConfig", settings:
     """Train on the rankings that the broker's log holds."""
     from model.learning_curve import write_curve
     from model.progress import shown_progress
+    from model.train import report_json
     from model.train_served import DEFAULT, train_on_served
 
     if args.epochs is None:
@@ -95,14 +96,12 @@ def train_from_served(args: argparse.Namespace, config: "TrainConfig", settings:
             budget_s=args.budget_s,
             progress=progress,
         )
-    card = report.card
     if args.curve is not None:
         write_curve(report, args.curve)
     if args.json:
-        shown = {name: getattr(card, name) for name in card.__struct_fields__ if name != "vocabulary"}
-        losses = {"train_losses": report.train_losses, "middle_losses": report.middle_losses}
-        print(msgspec.json.encode(shown | losses | {"data_s": report.data_s, "fit_s": report.fit_s}).decode())
+        print(report_json(report))
         return 0
+    card = report.card
     training, loss = card.training, min(report.middle_losses)
     print(
         f"model {card.version} in {out_dir}: {training['labels']:,} served rankings, "

@@ -11,6 +11,7 @@ the middle part, as does its fit of EASE.
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
@@ -45,6 +46,13 @@ class TrainReport:
     middle_losses: list[float]
     data_s: float
     fit_s: float
+
+
+def report_json(report: TrainReport) -> str:
+    """The fields of the card but the vocabulary, the losses and the times, in one line of JSON."""
+    card = {name: getattr(report.card, name) for name in report.card.__struct_fields__ if name != "vocabulary"}
+    rest = {name: getattr(report, name) for name in ("train_losses", "middle_losses", "data_s", "fit_s")}
+    return msgspec.json.encode(card | rest).decode()
 
 
 def train_on_log(
