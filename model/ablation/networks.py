@@ -82,9 +82,10 @@ def _train_and_rank(plan: Plan, variant: Variant, seed: int, progress: Progress)
         name = f"{variant.slug}-{seed}" if task is None else f"{variant.slug}-{seed}-{task}"
         save_weights(plan.folder / f"{name}.safetensors", model.state_dict(), asdict(config))
         rows = np.arange(len(recorded)) if task is None else np.flatnonzero(tasks == task)
-        for name, ranks_B2 in ranks.items():
-            progress.step(f"rank {name}, seed {seed}", len(rows))
-            ranks_B2[rows] = list(advancing(progress, _ranks(model, catalogue, recorded, rows, name == SHUFFLED)))
+        for variant_name, ranks_B2 in ranks.items():
+            progress.step(f"rank {variant_name}, seed {seed}", len(rows))
+            shuffled = variant_name == SHUFFLED
+            ranks_B2[rows] = list(advancing(progress, _ranks(model, catalogue, recorded, rows, shuffled)))
     return ranks
 
 

@@ -51,23 +51,22 @@ class Numbers:
 
 
 def round_records(
-    world: World, visits: Visits, drawn: Round, outcome: Outcome, sessions: tuple[int, list[str]], numbers: Numbers
+    world: World, visits: Visits, drawn: Round, outcome: Outcome, session_ids: list[str], numbers: Numbers
 ) -> list[Timed]:
-    """The list of each request, then its engagements in the order of their positions. `sessions`: the requests before
-    this one, and the ids of all sessions.
+    """The list of each request, then its engagements in the order of their positions. `session_ids` are those of all
+    visits.
     """
-    position, session_ids = sessions
     columns = _truth_columns(drawn, outcome)
     titles_NK = drawn.lists.titles_NK.tolist()
     records: list[Timed] = []
     for at, row in enumerate(drawn.rows_N.tolist()):
-        context = _context(world, visits, drawn, at, (f"sim-{world.run}-r{numbers.last}", session_ids[row]))
+        context = _context(world, visits, drawn, at, f"sim-{world.run}-r{numbers.last}", session_ids[row])
         country = COUNTRIES[world.members.country_M[visits.members_B[row]]]
         now_ms = int(visits.now_ms_B[row])
         query, target = drawn.queries.get(at), int(drawn.target_N[at])
         truth = RequestTruth(
             event_ts_ms=now_ms,
-            session_position=position,
+            session_position=drawn.position,
             items=[world.titles.items[title].item_id for title in titles_NK[at]],
             meant_query=None if query is None else query.meant,
             target_item_id=None if target == NONE else world.titles.items[target].item_id,
@@ -80,7 +79,8 @@ def round_records(
             title = titles_NK[at][place]
             now_ms += int(outcome.think_ms_NK[at, place])
             common = {**context, "country": country, "item_id": truth.items[place], "position": place + 1}
-            engaged = _engaged(world, outcome, (at, place, title), (now_ms, common), numbers)
+            duration_ms = int(world.titles.duration_ms_T[title])
+            engaged = _engaged(outcome, (at, place), duration_ms, now_ms, common, numbers)
             records += engaged
             now_ms = engaged[-1][0]
             visits.close(row, title)
@@ -109,10 +109,9 @@ def _truth_columns(drawn: Round, outcome: Outcome) -> dict[str, list[Any]]:
     return rounded | {name: values.tolist() for name, values in flags.items()}
 
 
-def _context(world: World, visits: Visits, drawn: Round, at: int, ids: tuple[str, str]) -> dict[str, Any]:
+def _context(world: World, visits: Visits, drawn: Round, at: int, ranking_id: str, session_id: str) -> dict[str, Any]:
     """What a ranking, its events and its truth have in common."""
     query, source = drawn.queries.get(at), int(drawn.source_N[at])
-    ranking_id, session_id = ids
     return {
         "ranking_id": ranking_id,
         "user_id": world.members.user_id(int(visits.members_B[drawn.rows_N[at]])),
@@ -140,25 +139,25 @@ def _ranking(truth: RequestTruth, context: dict[str, Any], country: str) -> Rank
 
 
 def _engaged(
-    world: World, outcome: Outcome, place: tuple[int, int, int], when: tuple[int, dict[str, Any]], numbers: Numbers
+    outcome: Outcome, at: tuple[int, int], duration_ms: int, now_ms: int, common: dict[str, Any], numbers: Numbers
 ) -> list[Timed]:
-    """The click, and the play and the thumb that follow it; a play is reported when it ends."""
-    at, position, title = place
-    now_ms, common = when
+    """The click, and the play and the thumb that follow it, of the title at `at` (request, place) of the outcome; a
+    play is reported when it ends.
+    """
     click = Click(event_id=numbers.event_id(), event_ts_ms=now_ms, **common)
     records = [numbers.timed(now_ms, click)]
-    if outcome.played_NK[at, position]:
-        watched_ms = int(outcome.watched_ms_NK[at, position])
+    if outcome.played_NK[at]:
+        watched_ms = int(outcome.watched_ms_NK[at])
         now_ms += watched_ms + 1
         play = Play(
             event_id=numbers.event_id(),
             event_ts_ms=now_ms,
             watched_ms=watched_ms,
-            duration_ms=int(world.titles.duration_ms_T[title]),
+            duration_ms=duration_ms,
             **common,
         )
         records.append(numbers.timed(now_ms, play))
-    value = THUMBS[outcome.thumb_NK[at, position]]
+    value = THUMBS[outcome.thumb_NK[at]]
     if value != "none":
         now_ms += THUMB_AFTER_MS
         thumb = Thumb(event_id=numbers.event_id(), event_ts_ms=now_ms, value=value, **common)

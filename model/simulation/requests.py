@@ -70,8 +70,11 @@ class Visits:
 
 
 class Round(NamedTuple):
-    """N requests: who asks (rows of the visits), what, and everything that happened, by position."""
+    """N requests, those at `position` (from 0) of their sessions: who asks (rows of the visits), what, and everything
+    that happened, by place in the list.
+    """
 
+    position: int
     rows_N: Ints
     task_N: Ints
     gate_N: Floats
@@ -123,7 +126,7 @@ def draw_round(world: World, visits: Visits, rows_N: Ints, position: int, rng: G
     examined_NK = rng.random((count, law.list_length)) < examine_NK
     clicked_NK = examined_NK & (rng.random((count, law.list_length)) < relevance_NK)
     return Round(
-        rows_N, task_N, gate_N, source_N, target_N, queries, lists,
+        position, rows_N, task_N, gate_N, source_N, target_N, queries, lists,
         utility_NK, relevance_NK, examine_NK, examined_NK, clicked_NK,
     )  # fmt: skip
 

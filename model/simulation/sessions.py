@@ -66,7 +66,7 @@ def play_visits(world: World, visits: Visits, drift_ms: int, numbers: Numbers, r
             visits.now_ms_B[rows_N] += draw_think_ms(len(rows_N), rng)
         drawn = draw_round(world, visits, rows_N, position, rng)
         outcome = draw_outcome(world.law, world.titles, drawn, rng)
-        records += round_records(world, visits, drawn, outcome, (position, session_ids), numbers)
+        records += round_records(world, visits, drawn, outcome, session_ids, numbers)
     return records
 
 

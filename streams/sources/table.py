@@ -94,23 +94,23 @@ def read_events(path: Path, options: TableOptions, now_ms: int, seen: Seen) -> I
         return event
 
     needed = [name for name in NEEDED_EVENT_FIELDS if name != "type" or options.default_type is None]
-    return _read(path, options, seen, (EVENT_FIELDS, needed), make)
+    return _read(path, options, seen, frozenset(EVENT_FIELDS), needed, make)
 
 
 def read_items(path: Path, options: TableOptions, seen: Seen) -> Iterator[Item | Rejection]:
     """The title, or the rejection, of each row; in text files, lists are written with `|` between their parts."""
-    return _read(path, options, seen, (ITEM_FIELDS, NEEDED_ITEM_FIELDS), lambda _number, values: convert_item(values))
+    known = frozenset(ITEM_FIELDS)
+    return _read(path, options, seen, known, NEEDED_ITEM_FIELDS, lambda _number, values: convert_item(values))
 
 
 def _read(
     path: Path,
     options: TableOptions,
     seen: Seen,
-    known_and_needed: tuple[Any, Any],
+    known: frozenset[str],
+    needed: Iterable[str],
     make: Callable[[int, dict[str, Any]], Any],
 ) -> Iterator[Any]:
-    known, needed = frozenset(known_and_needed[0]), known_and_needed[1]
-
     def is_field(column: str) -> bool:
         return options.rename.get(column, column) in known
 
