@@ -21,7 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from benchmarks.known_world import KnownWorld
 from model.batches import batch_inputs
 from model.fit import evaluated_rows
-from model.served_dataset import ServedExamples
+from model.served_examples import ServedExamples
 from model.served_fit import ServedFit
 from model.simulation.law import Bools, Floats
 from model.simulation.posterior import Posterior

@@ -20,7 +20,7 @@ from model.fit import standardise
 from model.position_bias import Correction
 from model.progress import Silent
 from model.promotion import list_ndcg
-from model.served_dataset import ServedExamples, build_served, replay_of
+from model.served_examples import ServedExamples, build_served, replay_of
 from model.served_fit import ServedFit
 from model.simulation.files import write_simulation
 from model.simulation.law import Floats, law_with

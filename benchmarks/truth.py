@@ -51,7 +51,7 @@ from benchmarks.truth_report import holds, tables
 from infra.clock import monotonic_s
 from model.config import TrainConfig
 from model.fit import logits_of
-from model.served_dataset import ServedExamples
+from model.served_examples import ServedExamples
 from model.served_fit import ServedFit
 from model.simulation.law import MORE_LIKE_THIS, Bools, Floats
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from features.item_table import ItemTable
 from features.vector import COLUMNS
 from model.config import TrainConfig
-from model.replay_dataset import Examples
+from model.examples import Examples
 from model.unicorn import Candidates, Request, Unicorn
 
 # An id that is never hidden is learned by heart.

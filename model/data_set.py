@@ -25,9 +25,9 @@ from features.vector import COLUMN_NAMES
 from infra import clock
 from infra.errors import BadInput, SchemaMismatch
 from infra.outputs import check_own_folder, files_of
+from model.examples import Examples, Floats, Split
 from model.manifests import indented, sha256_of
 from model.neighbours import NeighbourTable
-from model.replay_dataset import Examples, Floats, Split
 
 PARTS = ("train", "middle", "calibration")
 NEIGHBOURS, EASE, CO_VECTORS = "neighbours.npz", "ease.npz", "co_vectors.npz"

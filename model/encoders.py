@@ -38,7 +38,7 @@ class AttentionPool(nn.Module):
         return out_BD
 
 
-class HistoryEncoder(nn.Module):
+class LongTermEncoder(nn.Module):
     """u_L: the titles of greatest weight, each with its weight (negative after a thumb down)."""
 
     def __init__(self, width: int, heads: int) -> None:

@@ -21,13 +21,13 @@ from infra.errors import BadInput
 from model.artifact import Artifact, load_artifact
 from model.baselines import Fitted
 from model.ease_baseline import FittedEase
+from model.examples import split_by_time
 from model.ials_baseline import FittedIals, has_ials
 from model.moments import Moment
 from model.outcome import RESAMPLES, task_results
 from model.progress import Progress, Silent
 from model.ranked import Entrants, ModelScores, Score, rank_log
 from model.replay import Replay
-from model.replay_dataset import split_by_time
 from model.roles import Parts, draw_roles
 from model.scoring import score_candidates
 from streams.labels import Log

@@ -21,10 +21,10 @@ from model.calibration import fit_platt
 from model.checkpoint import Checkpoint, Losses, Training
 from model.clusters import member_means
 from model.config import TrainConfig
+from model.examples import Examples
 from model.progress import Progress
 from model.rank_graph import guarded
 from model.ranking_metrics import ndcg, ranks_of
-from model.replay_dataset import Examples
 from model.unicorn import Unicorn
 from model.weight_average import WeightAverage
 

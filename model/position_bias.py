@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from features.engagement import Task
-from model.replay_dataset import Floats
+from model.examples import Floats
 
 Correction = Literal["none", "position", "examination", "ips"]
 CORRECTIONS: tuple[Correction, ...] = ("none", "position", "examination", "ips")

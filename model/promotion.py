@@ -25,7 +25,7 @@ from model.progress import Progress, advancing
 from model.ranking_metrics import CUT
 from model.replay import Replay
 from model.scoring import score_candidates
-from model.served_dataset import build_served, replay_of
+from model.served_examples import build_served, replay_of
 from streams.labels import Log
 from streams.served_log import ServedLog
 

@@ -18,7 +18,7 @@ from model.config import TrainConfig
 from model.fit import GRADIENT_LIMIT, check_finite, fit_clusters, mean_over, shuffled_batches
 from model.position_bias import Correction, PositionBias, inverse_propensities
 from model.progress import Progress
-from model.served_dataset import ServedExamples
+from model.served_examples import ServedExamples
 from model.unicorn import Unicorn
 
 # A position's logit is one number seen in every batch: it may move faster than the network.

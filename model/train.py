@@ -24,12 +24,12 @@ from model.checkpoint import Checkpoint, Losses, fingerprint
 from model.config import TrainConfig
 from model.data_set import PARTS, DataSet
 from model.ease import fit_ease
+from model.examples import Built, Split, build_examples, split_by_time
 from model.export import write_graphs
 from model.fit import calibrate, fit, logits_of, sampled_ndcg, standardise
 from model.pretrained import Pretrained, new_network, pretrained_titles
 from model.progress import Progress, Silent
 from model.replay import Replay
-from model.replay_dataset import Built, Split, build_examples, split_by_time
 from model.unicorn import Unicorn
 from streams.labels import Log
 

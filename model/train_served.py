@@ -22,14 +22,14 @@ from model.batches import Catalogue
 from model.co_vectors import co_vectors
 from model.config import TrainConfig
 from model.ease import fit_ease
+from model.examples import Split, cut_times
 from model.export import write_graphs
 from model.fit import calibrate, logits_of, standardise
 from model.position_bias import Correction
 from model.pretrained import new_network, of_co_vectors
 from model.progress import Progress, Silent
 from model.replay import Replay
-from model.replay_dataset import Split, cut_times
-from model.served_dataset import ServedExamples, build_served, replay_of
+from model.served_examples import ServedExamples, build_served, replay_of
 from model.served_fit import ServedFit
 from model.train import TrainReport
 from streams.served_log import ServedLog

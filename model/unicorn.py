@@ -25,7 +25,7 @@ from features.vector import COLUMN_NAMES
 from model.clusters import Clusters
 from model.config import Personalisation, UnicornConfig
 from model.crossing import CrossLayer, ResidualBlock
-from model.encoders import HistoryEncoder, SessionEncoder
+from model.encoders import LongTermEncoder, SessionEncoder
 from model.gate import Gate
 from model.switches import seen_columns
 
@@ -147,7 +147,7 @@ class Unicorn(nn.Module):
         self.daypart = nn.Embedding(DAYPARTS, config.daypart)
         self.query = nn.Linear(config.text, config.vector)
         self.no_source_D = nn.Parameter(torch.zeros(config.vector))
-        self.history = HistoryEncoder(config.vector, config.heads)
+        self.history = LongTermEncoder(config.vector, config.heads)
         self.session = SessionEncoder(config.vector, config.heads, SESSION_EVENTS, config.session_form)
         self.clusters = Clusters(config.clusters, config.vector)
         self.cluster = nn.Embedding(1 + config.clusters, config.cluster, padding_idx=0)

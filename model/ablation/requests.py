@@ -29,12 +29,12 @@ from features.vector import COLUMN_NAMES, COLUMNS, Context, Matrix, pair_matrix
 from model.ablation.variants import RETURNING
 from model.data_set import DataSet
 from model.evaluate import Scope, fitted_baselines
+from model.examples import Examples
 from model.moments import Moment
 from model.neighbours import Sources, context_sources, similarities
 from model.progress import Progress
 from model.ranked import MODEL, Entrants, ModelScores, Ranked, Score, rank_log
 from model.replay import Replay
-from model.replay_dataset import Examples
 from model.roles import Parts, Roles, draw_roles
 from streams.labels import Label, Log
 

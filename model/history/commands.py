@@ -87,8 +87,8 @@ def train_history(args: argparse.Namespace) -> int:
 
 def _histories(args: argparse.Namespace) -> "tuple[Histories, int | None]":
     """The histories, and before when of the log's own time they end if they were cut."""
+    from model.examples import split_by_time
     from model.history.histories import MOVIELENS_FILE, histories_of_log, load_movielens_order
-    from model.replay_dataset import split_by_time
 
     if os.path.isfile(Path(args.log) / MOVIELENS_FILE):  # False too where nobody may look: `log_of` says so
         if args.part == TRAIN:

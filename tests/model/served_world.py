@@ -10,8 +10,8 @@ import msgspec
 from features.model_inputs import pack_inputs, request_inputs
 from features.registry import schema_hash
 from features.vector import COLUMN_NAMES
-from model.replay_dataset import replay_columns
-from model.served_dataset import aging_of, replay_of
+from model.examples import replay_columns
+from model.served_examples import aging_of, replay_of
 from model.simulation.files import write_simulation
 from model.simulation.served import read_simulated
 from model.simulation.simulator import Plan

@@ -8,7 +8,7 @@ import pytest
 from features.vector import COLUMN_NAMES
 from model.batches import LEAST_ID_DROPOUT, MOST_ID_DROPOUT, with_id_dropout
 from model.config import TrainConfig
-from model.replay_dataset import Examples
+from model.examples import Examples
 
 CONFIG = TrainConfig()
 

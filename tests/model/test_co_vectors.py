@@ -6,11 +6,11 @@ import torch
 
 from model.co_vectors import WIDTH, co_vectors, mutual_information
 from model.config import UnicornConfig
+from model.examples import build_examples, split_by_time
 from model.neighbours import CoPlays, Pairs
 from model.pretrained import of_co_vectors
 from model.progress import Silent
 from model.replay import Replay
-from model.replay_dataset import build_examples, split_by_time
 from model.sparse_co_plays import SparseCoPlays
 from streams.labels import Log
 

@@ -12,12 +12,12 @@ from model import evaluate
 from model.artifact import load_artifact
 from model.ease_baseline import FittedEase
 from model.evaluate import Scope, artifact_parts, evaluate_artifact, log_parts, model_scores
+from model.examples import split_by_time
 from model.ials_baseline import FittedIals
 from model.outcome import correct, next_overlap, task_result, user_auc
 from model.progress import Silent
 from model.ranked import MODEL, Entrants, Ranked, Ranking, rank_log
 from model.ranking_metrics import ndcg
-from model.replay_dataset import split_by_time
 from model.report import preamble, result_table, slices_table, write_report
 from model.roles import Parts, Roles, choose_labels, draw_roles
 from model.train import TrainReport, train_on_log

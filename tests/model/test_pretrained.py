@@ -10,13 +10,13 @@ from infra.errors import BadInput
 from model.artifact import load_artifact
 from model.batches import Catalogue
 from model.data_set import DataSet
+from model.examples import split_by_time
 from model.history.config import EncoderConfig, TrainingConfig
 from model.history.histories import Histories, histories_of_log
 from model.history.run_folder import load_encoder
 from model.history.train import Order, train_and_test
 from model.pretrained import narrowed, read_pretrained
 from model.progress import Silent
-from model.replay_dataset import split_by_time
 from model.train import build_data_set, train_on_data_set
 from model.unicorn import Unicorn
 from streams.labels import Log

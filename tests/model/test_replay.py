@@ -12,10 +12,10 @@ from features.rows import FOLDS, TARGET_FAMILIES
 from features.top_targets import RETENTION_MS
 from features.user import UserState, fold_user
 from infra.errors import BadInput
+from model.examples import Examples, Split, build_examples, split_by_time
 from model.negatives import NegativeSampler, TitleIndex
 from model.progress import Silent
 from model.replay import Replay
-from model.replay_dataset import Examples, Split, build_examples, split_by_time
 from streams.events import to_engagement
 from streams.labels import Log
 from tests.model.small_log import BEGIN_MS, make_items, make_label, make_log

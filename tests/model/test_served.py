@@ -16,7 +16,7 @@ from model.config import TrainConfig
 from model.neighbours import NeighbourTable
 from model.position_bias import PositionBias, inverse_propensities
 from model.progress import Silent
-from model.served_dataset import build_served, replay_of
+from model.served_examples import build_served, replay_of
 from model.served_fit import ServedFit
 from model.simulation.simulator import Plan
 from model.train import TrainReport

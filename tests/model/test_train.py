@@ -11,11 +11,11 @@ from infra.errors import BadInput, NowrankError
 from model.artifact import load_artifact
 from model.batches import Catalogue
 from model.config import Personalisation, TrainConfig
+from model.examples import Examples, build_examples, split_by_time
 from model.fit import fit, logits_of, mean_loss, sampled_ndcg, standardise
 from model.progress import Silent
 from model.ranking_metrics import auc
 from model.replay import Replay
-from model.replay_dataset import Examples, build_examples, split_by_time
 from model.switches import is_counted
 from model.train import TrainReport, build_data_set, train_on_log
 from model.unicorn import Unicorn

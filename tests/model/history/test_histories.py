@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import BadInput
+from model.examples import split_by_time
 from model.history.histories import Histories, histories_of_log, leave_one_out, load_movielens_order
-from model.replay_dataset import split_by_time
 from tests.model.small_log import make_log
 
 SAMPLE = [

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from infra.clock import now_ms
+from model.examples import split_by_time
 from model.history.run_folder import load_encoder
-from model.replay_dataset import split_by_time
 from nowrank.cli import main
 from streams.sources.log_files import LogSource, load_log
 from tests.model.history.test_histories import write_sample

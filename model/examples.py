@@ -1,4 +1,4 @@
-"""The data set: one example per label, from the state strictly before it.
+"""Examples: one for each label, from the state strictly before it.
 
 Enters: a log and a range of time. Leaves: `Examples`, arrays with the label's title first among its candidates. Called
 by training.

@@ -1,4 +1,4 @@
-"""The data set of what was served: one example per ranking, its candidates the titles that were shown.
+"""Served examples: one for each ranking, its candidates the titles that were shown.
 
 Enters: a `ServedLog`. Leaves: `ServedExamples`, with positions and propensities beside the arrays of `Examples`. Called
 by `train_served.py` and `promotion.py`.
@@ -6,7 +6,7 @@ by `train_served.py` and `promotion.py`.
 Logged features are taken as they are: they are what the model saw. A ranking that was logged under another feature
 schema, or without features, is replayed (its features computed from the events before it) or left out, and counted.
 
-legend: as in `replay_dataset.py`; K is the longest list, at most MOST_SHOWN
+legend: as in `examples.py`; K is the longest list, at most MOST_SHOWN
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ from features.registry import schema_hash
 from features.vector import COLUMN_NAMES
 from infra.errors import BadInput
 from model.aging import AgingNeighbours
+from model.examples import Examples, Floats, Ints, replay_columns
 from model.progress import Progress
 from model.replay import Replay
-from model.replay_dataset import Examples, Floats, Ints, replay_columns
 from streams.events import Engaged, Ranking
 from streams.labels import Label, Log
 from streams.served_log import LabelledRanking, ServedLog
