@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from model.moments import WINDOWS_MS, Floats, Moment
+from model.moments import HOUR_MS, WEEK_MS, WINDOWS_MS, Floats, Moment
 from model.neighbours import SHRINKAGE, WINDOW
 from model.replay import Replay
 
 BUDGET = 12
 TIE_BREAK = 1e-9
-QUARTER, HOUR, WEEK = (WINDOWS_MS.index(ms) for ms in (900_000, 3_600_000, 7 * 24 * 3_600_000))
+QUARTER, HOUR, WEEK = (WINDOWS_MS.index(ms) for ms in (HOUR_MS // 4, HOUR_MS, WEEK_MS))
 
 Setting = tuple[Any, ...]
 

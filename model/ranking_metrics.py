@@ -1,6 +1,6 @@
 """Ranking metrics: how high the one right title stands.
 
-Enters: scores, or the rank of each label. Leaves: NDCG@10, HR@10, MRR and AUC. Called by the evaluation and training.
+Enters: scores, or the rank of each label. Leaves: NDCG@10, HR@10 and MRR. Called by the evaluation and training.
 
 Titles with the same score are in no order, so a rank is a pair: the first and the last that the title may have. A
 metric is its mean over the ranks from the one to the other, which is what chance would give.
@@ -71,16 +71,6 @@ METRICS: dict[str, Callable[[Floats], Floats]] = {"ndcg10": ndcg, "hr10": hit, "
 def summarise(ranks_X2: Floats) -> dict[str, float]:
     """The mean of each of METRICS."""
     return {name: _mean(of(ranks_X2)) for name, of in METRICS.items()}
-
-
-def auc(scores: Floats, labels: Floats) -> float:
-    """The share of (positive, negative) pairs in the right order, ties counted half; 0.5 when one class is missing."""
-    positive, negative = scores[labels > 0.5], scores[labels <= 0.5]
-    if len(positive) == 0 or len(negative) == 0:
-        return 0.5
-    ordered = np.sort(negative)
-    below, not_above = np.searchsorted(ordered, positive, "left"), np.searchsorted(ordered, positive, "right")
-    return float((below + not_above).mean() / 2 / len(negative))
 
 
 def _mean(values: Floats) -> float:

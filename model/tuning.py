@@ -1,7 +1,7 @@
 """Tuning: every baseline family gets its best setting, by task, on the middle part of the log.
 
-Enters: moments of the middle part, in time order. Leaves: `Tuned`: by task the families with their settings, and a
-linear blend of the two best. Called by the evaluation.
+Enters: moments of the middle part, in time order. Leaves: for each task a `TaskTuner`, with the `Chosen` setting
+of each family and a linear blend of the two best. Called by the evaluation.
 
 The first half of the labels chooses each family's setting by NDCG@10; the second half chooses how the two best of them
 are blended: w * a + (1 - w) * b, both standardised over the candidates.

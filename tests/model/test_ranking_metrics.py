@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from model.calibration import fit_platt
-from model.ranking_metrics import METRICS, auc, hit, middle, ndcg, rank_of, ranks_of, reciprocal_rank, summarise
+from model.ranking_metrics import METRICS, hit, middle, ndcg, rank_of, ranks_of, reciprocal_rank, summarise
+from tests.model.auc import auc
 
 
 def test_metrics_equal_values_worked_out_by_hand() -> None:

@@ -14,12 +14,12 @@ from model.config import Personalisation, TrainConfig
 from model.examples import Examples, build_examples, split_by_time
 from model.fit import fit, logits_of, mean_loss, sampled_ndcg, standardise
 from model.progress import Silent
-from model.ranking_metrics import auc
 from model.replay import Replay
 from model.switches import is_counted
 from model.train import TrainReport, build_data_set, train_on_log
 from model.unicorn import Unicorn
 from streams.labels import Log
+from tests.model.auc import auc
 from tests.model.conftest import SIZES, SMALL
 from tests.model.small_log import with_late_thumbs
 
