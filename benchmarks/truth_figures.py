@@ -90,7 +90,7 @@ def with_interval(values: Floats) -> dict[str, float]:
 def probabilities(fit: ServedFit, world: KnownWorld, requests: Sequence[RequestTruth]) -> Probabilities:
     """Of every tested title, calibrated on the middle part as an artifact is."""
     middle, test = world.middle.examples, world.test.examples
-    scales = calibrate(logits_of(fit.model, world.catalogue, middle), middle, len(TASK_NAMES))
+    scales = calibrate(logits_of(fit.model, world.catalogue, middle), middle)
     logits_BK = logits_of(fit.model, world.catalogue, test)
     true_BK = np.zeros(logits_BK.shape)
     for row, request in enumerate(requests):

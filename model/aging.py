@@ -46,14 +46,13 @@ class AgedTable:
 
 
 class AgingNeighbours:
-    """Co-plays and EASE of a replay: nothing before the first label that is kept up with, then FITS fits evenly over
-    `spans` of time.
+    """Co-plays and EASE of a replay: nothing before the first label that is kept up with, then FITS fits evenly from
+    `begin_ms` to `end_ms`.
     """
 
-    def __init__(self, replay: Replay, spans: tuple[int, int]) -> None:
+    def __init__(self, replay: Replay, begin_ms: int, end_ms: int) -> None:
         self.co_plays = AgedTable(lambda: replay.co_plays.table(len(replay.table)))
         self.ease = AgedTable(lambda: fit_ease(replay.engaged.values(), len(replay.table)))
-        begin_ms, end_ms = spans
         self._step_ms = max(1, (end_ms - begin_ms) // FITS)
         self._due_ms = begin_ms
 

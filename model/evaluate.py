@@ -58,11 +58,8 @@ class Scope:
     without: tuple[str, ...] = ("sasrec",)
 
 
-EVERYTHING = Scope()
-
-
 def evaluate_artifact(
-    log: Log, artifact_dir: Path | None, scope: Scope = EVERYTHING, progress: Progress | None = None
+    log: Log, artifact_dir: Path | None, scope: Scope, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The result by task (see `outcome.py`) with what it was measured on; without an artifact, of the baselines alone.
 

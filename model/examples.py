@@ -28,6 +28,8 @@ from streams.labels import Label, Log
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+# How much of the log is over where the warm-up, the training part and the middle part end.
+SHARES = (0.2, 0.8, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +87,9 @@ class Split:
     middle_end_ms: int
 
 
-def split_by_time(log: Log, warm_up_share: float = 0.2, train_share: float = 0.8, middle_share: float = 0.1) -> Split:
-    """Cut at labels' times, so that no two parts share a millisecond; labels before `warm_up_share` only warm the state
-    up.
-
-    Raises `BadInput` as `cut_times` does.
-    """
-    times = [label.ts_ms for label in log.labels]
-    return Split(*cut_times(times, (warm_up_share, train_share, train_share + middle_share)))
+def split_by_time(log: Log) -> Split:
+    """Cut at labels' times by SHARES, so that no two parts share a millisecond; raises `BadInput` as `cut_times`."""
+    return Split(*cut_times([label.ts_ms for label in log.labels], SHARES))
 
 
 def cut_times(times: Sequence[int], shares: Sequence[float]) -> list[int]:
@@ -130,7 +127,7 @@ def build_examples(
     """
     mixed, uniform = negatives
     sampler = NegativeSampler(replay, rng)
-    aging = AgingNeighbours(replay, spans=(split.warm_up_end_ms, split.middle_end_ms))
+    aging = AgingNeighbours(replay, split.warm_up_end_ms, split.middle_end_ms)
     train, middle, calibration = (ExampleList(replay, aging, 1 + count) for count in (mixed, mixed, uniform))
     for label in advancing(progress, replay.labels_until(split.train_end_ms)):
         roll = rng.random()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
+from features.engagement import Task
 from infra import clock
 from infra.errors import NowrankError
 from model.batches import Catalogue, batch_inputs, drop_sides, with_id_dropout
@@ -214,13 +215,13 @@ def sampled_ndcg(logits_BK: NDArray[np.float64], examples: Examples) -> float:
     return float(ndcg(ranks_of(scores_BK, 0)).mean()) if rows.any() else 0.0
 
 
-def calibrate(logits_BK: NDArray[np.float64], examples: Examples, tasks: int) -> tuple[tuple[float, float], ...]:
+def calibrate(logits_BK: NDArray[np.float64], examples: Examples) -> tuple[tuple[float, float], ...]:
     """Platt's (a, b) by task, on examples with uniform negatives, each weighing as many titles as it stands for."""
     real_BK = examples.slots_BK > 0
     weights_BK = (1.0 / examples.rates_BK).astype(np.float64)
     weights_BK[:, 0] = 1.0
     fitted = []
-    for task in range(tasks):
+    for task in range(len(Task)):
         chosen = (examples.requests["task"] == task)[:, None] & real_BK
         labels = examples.labels_BK[chosen].astype(np.float64)
         fitted.append(fit_platt(logits_BK[chosen], labels, weights_BK[chosen]))

@@ -9,17 +9,19 @@ legend: B requests, D = 64, C size of the task embedding
 import torch
 from torch import Tensor, nn
 
+HIDDEN = 32
+
 
 class Gate(nn.Module):
     """g = sigmoid(MLP[LN u_L, LN u_S, task, lengths]); no session: g = 0; no history: g = 1; neither: a learned
     anonymous vector.
     """
 
-    def __init__(self, width: int, task_width: int, hidden: int = 32) -> None:
+    def __init__(self, width: int, task_width: int) -> None:
         super().__init__()
         self.norm_long = nn.LayerNorm(width)
         self.norm_short = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(2 * width + task_width + 2, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.mlp = nn.Sequential(nn.Linear(2 * width + task_width + 2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
         self.anonymous_D = nn.Parameter(torch.zeros(width))
 
     def forward(

@@ -1,7 +1,7 @@
 """Negatives: titles that a user could have been shown and did not engage.
 
 Enters: a replay at a label. Leaves: slots of titles that the user has not engaged before and that are not the label's
-own. Called by the data set builder, and the title index also by the prefix baseline.
+own. Called by the data set builder.
 
 A quarter each: uniform over the catalogue; by popularity^0.5 of all time; hot, which is by the clicks and plays of the
 last half hour as the item rows hold them, so that the network learns to tell apart what everybody clicks just now; and
@@ -46,9 +46,9 @@ class TitleIndex:
         self._slots = {prefix: np.array(sorted(of_prefix), np.int64) for prefix, of_prefix in slots.items()}
         self._nothing = np.zeros(0, np.int64)
 
-    def matches(self, query: str | None) -> Ints:
+    def matches(self, query: str) -> Ints:
         """The titles with a word that begins with the query's last word, or of the genre that the query names."""
-        words = (query or "").split()
+        words = query.split()
         return self._slots.get(words[-1][:LONGEST_PREFIX], self._nothing) if words else self._nothing
 
 

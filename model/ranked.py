@@ -41,7 +41,7 @@ class ModelScores(NamedTuple):
 
 
 Score = Callable[[Moment], ModelScores]
-# Given the replay's item table once, and then moments.
+# Given the replay once, and then moments.
 MakeScore = Callable[[Replay], Score]
 
 
@@ -175,8 +175,8 @@ class Ranker:
         if role == "calibrate":
             return
         scores |= self._tuners[label.task].scores(moment)
-        ranks = {model: rank_of(of_model, own) for model, of_model in scores.items()}
-        slices = (*_slices(moment, own, opens), _band(middle(ranks["popularity"]), len(moment.slots_N)))
+        popularity_rank = middle(rank_of(scores["popularity"], own))
+        slices = (*_slices(moment, own, opens), _band(popularity_rank, len(moment.slots_N)))
         self._rankings[label.task].append(_ranking(moment.slots_N, label, scores, own, slices))
         following = moment.replay.table.slot_by_id.get(self._roles.next_item.get(id(label), ""), 0)
         other = np.flatnonzero(np.delete(moment.slots_N, own) == following)

@@ -89,7 +89,7 @@ def replay_of(served: ServedLog) -> Replay:
 def aging_of(served: ServedLog, replay: Replay) -> AgingNeighbours:
     """Co-plays and EASE for what is replayed, fitted anew along the rankings."""
     times_ms = [labelled.ranking.event_ts_ms for labelled in served.rankings]
-    return AgingNeighbours(replay, spans=(min(times_ms, default=0), max(times_ms, default=0)))
+    return AgingNeighbours(replay, min(times_ms, default=0), max(times_ms, default=0))
 
 
 def build_served(

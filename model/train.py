@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import torch
 
-from features.engagement import TASK_NAMES, Task
+from features.engagement import TASK_NAMES
 from infra import clock
 from infra.errors import BadInput
 from model.artifact import Card, save_artifact
@@ -84,7 +84,7 @@ def train_on_data_set(
     data: DataSet,
     out_dir: Path,
     *,
-    config: TrainConfig = DEFAULT,
+    config: TrainConfig,
     budget_s: float = 150.0,
     progress: Progress | None = None,
     data_s: float = 0.0,
@@ -109,7 +109,7 @@ def train_on_data_set(
         {
             "created_ms": clock.now_ms(),
             "vocabulary": tuple(data.table.ids),
-            "calibration": calibrate(logits_BK, data.calibration, len(Task)),
+            "calibration": calibrate(logits_BK, data.calibration),
             "config": asdict(replace(config, model=model.config)),
             "training": counts
             | {"tasks": [name for name, task in TASK_NAMES.items() if task in data.train.requests["task"]]}
@@ -139,7 +139,7 @@ def fit_network(
     return model, catalogue, losses
 
 
-def build_data_set(log: Log, config: TrainConfig = DEFAULT, progress: Progress | None = None) -> DataSet:
+def build_data_set(log: Log, config: TrainConfig, progress: Progress | None = None) -> DataSet:
     """Replay the log into a data set; raises `BadInput` when it is too short, or when a part gets no example."""
     if len(log.labels) < LEAST_LABELS:
         raise BadInput(

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.engagement import Task
 from features.item_table import ItemTable
 from infra import clock
 from infra.errors import BadInput
@@ -46,7 +45,7 @@ def train_on_served(
     served: ServedLog,
     out_dir: Path,
     *,
-    config: TrainConfig = DEFAULT,
+    config: TrainConfig,
     correction: Correction = "position",
     replay_others: bool = False,
     budget_s: float = 150.0,
@@ -87,7 +86,7 @@ def train_on_served(
         {
             "created_ms": clock.now_ms(),
             "vocabulary": tuple(replay.table.ids),
-            "calibration": calibrate(logits_BK, middle.examples, len(Task)),
+            "calibration": calibrate(logits_BK, middle.examples),
             "config": asdict(replace(fit.config, model=model.config)),
             "training": training | asdict(split),
             "metrics": {"middle_loss": min(losses[1])},

@@ -12,7 +12,7 @@ SOURCES, CANDIDATES = Sources(np.array([1]), np.ones(1, np.float32)), np.array([
 
 def test_a_replay_sees_fits_of_its_past_only() -> None:
     replay = Replay(make_log(users=2))
-    aging = AgingNeighbours(replay, spans=(0, FITS * 100))
+    aging = AgingNeighbours(replay, 0, FITS * 100)
     tables = (aging.co_plays, aging.ease)
     assert not any(table.scores_of_each([SOURCES], CANDIDATES).any() for table in tables)
     aging.keep_up(0)

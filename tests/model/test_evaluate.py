@@ -266,7 +266,7 @@ def test_another_log_than_the_one_trained_on_is_refused(trained: Trained) -> Non
     other = make_log(users=10)
     moved = Log(other.items, [replace(label, ts_ms=label.ts_ms - 10**10) for label in other.labels])
     with pytest.raises(BadInput, match="train on it first"):
-        evaluate_artifact(moved, trained[0])
+        evaluate_artifact(moved, trained[0], Scope())
 
 
 def test_the_log_that_was_trained_on_is_refused_without_its_titles_and_without_its_searches(
@@ -274,15 +274,15 @@ def test_the_log_that_was_trained_on_is_refused_without_its_titles_and_without_i
 ) -> None:
     untitled = [Item(item_id=item.item_id, title=item.item_id) for item in small_log.items]
     with pytest.raises(BadInput, match=r"of the 120 titles that the artifact knows, 0 are .* with the same --items"):
-        evaluate_artifact(Log(untitled, small_log.labels), trained[0])
+        evaluate_artifact(Log(untitled, small_log.labels), trained[0], Scope())
     browsed = [replace(label, task="pre_query", query=None) for label in small_log.labels]
     with pytest.raises(BadInput, match="the artifact learned more_like_this, pre_query, search; this log has pre_quer"):
-        evaluate_artifact(Log(small_log.items, browsed), trained[0])
+        evaluate_artifact(Log(small_log.items, browsed), trained[0], Scope())
 
 
 def test_a_log_without_labels_is_refused() -> None:
     with pytest.raises(BadInput, match="has no label"):
-        evaluate_artifact(Log([], []), None)
+        evaluate_artifact(Log([], []), None, Scope())
 
 
 def test_a_log_in_which_nobody_takes_a_new_title_is_refused_not_reported_as_empty() -> None:
