@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from infra.metrics import Metrics
 from infra.settings import Settings
 from streams.checkpoints import Checkpoint, decode_checkpoints
 from streams.dead_letters import DeadLetter, encode_dead_letter
-from streams.deltas import SourcedDelta, send_deltas
+from streams.deltas import MAX_MESSAGE_BYTES, SourcedDelta, send_deltas
 from streams.known_items import KnownItems
 from streams.label_agent import STAGE as LABELS_STAGE
 from streams.label_agent import LabelStage
@@ -116,7 +116,10 @@ class Runtime:
         written twice.
         """
         self._producer = aiokafka.AIOKafkaProducer(
-            bootstrap_servers=self.settings.kafka, acks="all", max_request_size=MAX_REQUEST_BYTES
+            bootstrap_servers=self.settings.kafka,
+            acks="all",
+            max_batch_size=MAX_MESSAGE_BYTES,
+            max_request_size=MAX_REQUEST_BYTES,
         )
         await self._producer.start()
         if SESSION_STAGE in self._stages:
@@ -279,12 +282,18 @@ class Runtime:
         return await send_deltas(deltas, self.settings.partitions, send)
 
     async def _send_dead_letters(self, letters: list[DeadLetter]) -> None:
-        for letter in letters:
-            await self._producer.send_and_wait(DEAD_LETTERS, value=encode_dead_letter(letter), key=letter.name.encode())
+        messages = ((letter.name.encode(), encode_dead_letter(letter)) for letter in letters)
+        await send_together(self._producer, DEAD_LETTERS, messages)
 
     async def _send_labels(self, labels: list[RankingLabels]) -> None:
-        """All at once: their versions say which holds, whatever their order."""
-        sent = [
-            await self._producer.send(LABELS, value=encode_labels(one), key=one.ranking_id.encode()) for one in labels
-        ]
-        await asyncio.gather(*sent)
+        messages = ((one.ranking_id.encode(), encode_labels(one)) for one in labels)
+        await send_together(self._producer, LABELS, messages)
+
+
+async def send_together(producer: Any, topic: str, messages: Iterable[tuple[bytes, bytes]]) -> None:
+    """Send each (key, value), then await all acknowledgements at once: about one round trip, however many there are.
+
+    For messages that may be written in any order, or twice. Raises `KafkaError` when one is not acknowledged.
+    """
+    acknowledgements = [await producer.send(topic, value=value, key=key) for key, value in messages]
+    await asyncio.gather(*acknowledgements)

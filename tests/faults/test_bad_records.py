@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow
 
 EVENTS_PER_S = 300
 BAD_RECORDS = 400
+FAR_AWAY_S = 0.05
+STALL_TIMEOUT_S = 10.0
 DAY_MS = 24 * 3600 * 1000
 # Thumbs on one title are given and taken back some hundred times; their residue is relative to that.
 GROSS = 100.0
@@ -73,6 +75,27 @@ def test_malformed_oversized_null_and_non_utf8_payloads(world: World, case: Case
     assert Counter(letter.reason for letter in dead_letters(world)) == Counter(reason for _, _, reason in bad)
     assert worker.exit_codes == []
     case.observes(f"{len(bad)} dead letters of {len({reason for _, _, reason in bad})} reasons; {compared}")
+
+
+def test_many_bad_records_while_the_broker_is_far_away(proxied_world: World, case: Case) -> None:
+    case.expects("their letters travel together: no stall, far fewer round trips than letters; every row equal")
+    world, workload, bad_count = proxied_world, Workload(seed=36), 800
+    assert world.proxy is not None
+    with Producer(world.settings) as producer:
+        for number in range(bad_count):
+            producer.send_record(CLICKS, b'{"broken": %d' % number, b"u%d" % (number % 7))
+    send(world.settings, workload.take(100))
+    world.proxy.delay_s = FAR_AWAY_S
+    worker = world.worker(stall_timeout_s=STALL_TIMEOUT_S).keep()
+    worker.wait_until_ready()
+    wait_until(lambda: worker.exit_codes or len(dead_letters(world)) >= bad_count, "every letter is written")
+    assert worker.exit_codes == []
+    compared = world.check_exact(workload)
+    seconds = worker.metric('nowrank_worker_batch_seconds_sum{stage="session"}')
+    round_trips = seconds / (2 * FAR_AWAY_S)
+    assert 1 <= round_trips < bad_count / 4
+    assert worker.metric("nowrank_worker_dead_letters_total") == bad_count == len(dead_letters(world))
+    case.observes(f"{bad_count} letters in {round_trips:.0f} round trips' time; {compared}")
 
 
 def test_event_that_breaks_a_fold(world: World, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

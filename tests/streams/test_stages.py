@@ -8,6 +8,7 @@ from zlib import crc32
 import msgspec
 import pytest
 import redis
+from aiokafka.errors import KafkaError
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ from streams.dead_letters import DeadLetter
 from streams.deltas import MAX_MESSAGE_BYTES, SourcedDelta, decode_deltas, send_deltas
 from streams.events import Click, Engaged, Play, Ranking, ServedItem, Thumb, decode_record, encode_event, to_engagement
 from streams.log_records import Record
-from streams.runtime import Runtime
+from streams.runtime import Runtime, send_together
 from streams.session_agent import SessionStage
 from streams.stage import SharedStore
 from streams.target_agent import TargetStage
@@ -423,3 +424,45 @@ def test_a_worker_names_its_stages_in_its_metrics_before_their_first_batch(setti
     name = "nowrank_worker_last_batch_timestamp_seconds"
     stages = ("session", "target", "labels")
     assert [metrics.registry.get_sample_value(name, {"stage": stage}) for stage in stages] == [0, 0, None]
+
+
+class UnhurriedBroker:
+    """Takes every message, and acknowledges one when it is told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes, bytes]] = []
+        self.acknowledgements: list[asyncio.Future[None]] = []
+
+    async def send(self, topic: str, *, value: bytes, key: bytes) -> "asyncio.Future[None]":
+        self.sent.append((topic, key, value))
+        self.acknowledgements.append(asyncio.get_running_loop().create_future())
+        return self.acknowledgements[-1]
+
+
+def test_messages_sent_together_wait_for_no_acknowledgement_but_the_last() -> None:
+    async def scenario() -> None:
+        broker, messages = UnhurriedBroker(), [(b"k%d" % number, b"v%d" % number) for number in range(300)]
+        sending = asyncio.create_task(send_together(broker, "dead-letters", messages))
+        await asyncio.sleep(0)
+        assert broker.sent == [("dead-letters", *message) for message in messages]
+        *others, last = broker.acknowledgements
+        for acknowledgement in others:
+            acknowledgement.set_result(None)
+        done, _ = await asyncio.wait([sending], timeout=0.01)
+        assert not done
+        last.set_result(None)
+        await sending
+
+    asyncio.run(scenario())
+
+
+def test_a_message_that_is_not_acknowledged_fails_all_that_were_sent_with_it() -> None:
+    async def scenario() -> None:
+        broker = UnhurriedBroker()
+        sending = asyncio.create_task(send_together(broker, "dead-letters", [(b"k", b"v"), (b"l", b"w")]))
+        await asyncio.sleep(0)
+        broker.acknowledgements[1].set_exception(KafkaError("not enough replicas"))
+        with pytest.raises(KafkaError, match="not enough replicas"):
+            await sending
+
+    asyncio.run(scenario())
