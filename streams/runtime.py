@@ -32,7 +32,7 @@ from streams.shown_labels import RankingLabels, encode_labels
 from streams.stage import SharedStore
 from streams.target_agent import STAGE as TARGET_STAGE
 from streams.target_agent import TargetStage
-from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS, LABELS, read_topic_ids
+from streams.topics import DEAD_LETTERS, DELTAS, EVENT_TOPICS, FOLDED_TOPICS, LABELS, read_topic_ids
 from streams.watchdog import Progress, Watchdog
 
 HEARTBEAT_S = 0.5
@@ -41,6 +41,7 @@ STOP_TIMEOUT_S = 6.0
 LOOK_TIMEOUT_S = 5.0
 TOPICS_OF = {SESSION_STAGE: EVENT_TOPICS, TARGET_STAGE: (DELTAS,), LABELS_STAGE: EVENT_TOPICS}
 ANEW = "Rows and log do not belong together any more: run `nowrank rebuild`."
+GONE = "Rows count its records: make it anew with `nowrank topics create`, then run `nowrank rebuild`."
 MAX_REQUEST_BYTES = 1024 * 1024
 CANNOT_CONTINUE = 70
 log = logging.getLogger(__name__)
@@ -170,6 +171,7 @@ class Runtime:
                 stage: decode_checkpoints(await store.call(FencedStore.read_checkpoints, stage))
                 for stage, store in self._stores.items()
             }
+            _end_if_gone({log.rpartition("-")[0] for own in checkpoints.values() for log in own}, self._log_ids)
             starts = await self._starts(consumer, checkpoints)
             for name, stage in self._stages.items():
                 stage.begin(checkpoints[name])
@@ -252,11 +254,12 @@ class Runtime:
         return None
 
     async def watch_logs(self) -> None:
-        """End the process when a topic was deleted and made anew behind its back, for ever."""
+        """End the process when a topic was deleted behind its back, made anew or not, for ever."""
         while True:
             await asyncio.sleep(LOG_CHECK_S)
             with contextlib.suppress(BrokerUnavailable):
                 found = await asyncio.to_thread(read_topic_ids, self.settings)
+                _end_if_gone(self._log_ids, found)
                 for topic, log_id in found.items():
                     if self._log_ids.get(topic, log_id) != log_id:
                         end_process(f"the log of {topic} was {self._log_ids[topic]} and now is {log_id}. {ANEW}")
@@ -288,6 +291,13 @@ class Runtime:
     async def _send_labels(self, labels: list[RankingLabels]) -> None:
         messages = ((one.ranking_id.encode(), encode_labels(one)) for one in labels)
         await send_together(self._producer, LABELS, messages)
+
+
+def _end_if_gone(known: Collection[str], found: Collection[str]) -> None:
+    """End the process when a topic whose records rows count is gone; `found` is empty where the broker has no ids."""
+    gone = [topic for topic in FOLDED_TOPICS if topic in known and topic not in found]
+    if found and gone:
+        end_process(f"the log of {', '.join(gone)} is gone. {GONE}")
 
 
 async def send_together(producer: Any, topic: str, messages: Iterable[tuple[bytes, bytes]]) -> None:

@@ -4,11 +4,13 @@ import os
 import re
 import signal
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.admin import KafkaAdminClient
 
 from infra.clock import monotonic_s
 from infra.embedded import start_stack, stop_stack
@@ -17,6 +19,7 @@ from infra.embedded.plan import log_dir, module_command
 from infra.embedded.stack_file import running_stack
 from infra.settings import Settings, child_environment
 from streams.runtime import CANNOT_CONTINUE
+from streams.topics import FOLDED_TOPICS, THUMBS, create_topics
 from tests.faults.cases import Case
 from tests.faults.exactness import check_exact
 from tests.faults.processes import Child, Worker, wait_until
@@ -109,6 +112,28 @@ def test_log_replaced_under_a_running_worker(world: World, case: Case) -> None:
     send(world.settings, after.take(2_000))
     assert refused(worker)
     case.observes(f"ended after {monotonic_s() - began_s:.0f} s; {after_rebuild(world, after)}")
+
+
+@pytest.mark.parametrize("topics", [(THUMBS,), FOLDED_TOPICS], ids=["one", "all"])
+def test_log_deleted_under_a_running_worker(world: World, case: Case, topics: tuple[str, ...]) -> None:
+    case.expects(f"the worker ends, and again, '{REMEDY}'; after that command every row equal")
+    after, worker = Workload(seed=29), worker_with_rows(world, seed=28)
+    delete_topics(world.settings, topics)
+    began_s = monotonic_s()
+    assert refused(worker)
+    seconds = monotonic_s() - began_s
+    assert refused(world.worker("worker-1").start())
+    delete_topics(world.settings, set(FOLDED_TOPICS).difference(topics))  # or the rows of `after` would count more
+    create_topics(world.settings)
+    send(world.settings, after.take(500))
+    case.observes(f"ended after {seconds:.0f} s; {after_rebuild(world, after)}")
+
+
+def delete_topics(settings: Settings, topics: Collection[str]) -> None:
+    """Delete topics, as an operator's mistake does."""
+    admin = KafkaAdminClient(bootstrap_servers=settings.kafka)
+    admin.delete_topics(list(topics))
+    admin.close()
 
 
 def worker_with_rows(world: World, seed: int) -> Worker:
