@@ -38,6 +38,7 @@ GENERATION_KEY = b"nowrank:generation"
 CHECKPOINT_KEY = b"nowrank:checkpoint:"
 SENT_TOGETHER = 16  # rows
 WRONG_TYPE = "WRONGTYPE"
+FENCED = "FENCED"  # what the scripts below answer in a store of another generation
 Command = tuple[Any, ...]
 
 _READ = """
@@ -92,8 +93,9 @@ def parse_address(connection_string: str) -> dict[str, Any]:
 
 
 def no_answer(connection_string: str, error: Exception) -> StoreUnavailable:
-    """What to raise when the store does not answer: its address without the password, and why."""
-    return StoreUnavailable(f"the online store at {hide_password(connection_string)!r} does not answer: {error}")
+    """What to raise when the store does not answer, or with a refusal: its address without the password, and why."""
+    did = "refuses" if isinstance(error, redis.ResponseError) else "does not answer"
+    return StoreUnavailable(f"the online store at {hide_password(connection_string)!r} {did}: {error}")
 
 
 def connect(connection_string: str, timeout_s: float = 5.0) -> redis.Redis:
@@ -132,14 +134,15 @@ class FencedStore:
         self._is_broken = False
         try:
             self._connection.connect()
-            _, self._generation, self._read_sha, self._write_sha, self._move_sha = self._execute(
+            _, self._generation, self._read_sha, self._write_sha, self._move_sha = self._exchange(
                 [
                     ("SET", GENERATION_KEY, uuid.uuid4().hex, "NX"),
                     ("GET", GENERATION_KEY),
                     *(("SCRIPT", "LOAD", script) for script in (_READ, _WRITE, _MOVE_CHECKPOINTS)),
                 ]
             )
-        except (redis.RedisError, StoreFenced) as error:
+        except redis.RedisError as error:
+            self.close()
             raise no_answer(connection_string, error) from error
 
     def read_rows(self, family: RowFamily, values: Sequence[str]) -> list[Row]:
@@ -215,13 +218,19 @@ class FencedStore:
         if self._is_broken:
             raise StoreFenced("the connection to the online store broke; the store behind it may be an older one")
         try:
-            sent = [self._send(list(commands)) for commands in groups]
-            return [self._connection.read_response() for _ in range(sum(sent))]
+            return self._exchange(*groups)
         except redis.RedisError as error:
             self.close()
+            if isinstance(error, redis.ResponseError) and FENCED not in str(error):
+                raise StoreFenced(f"the online store refuses: {error}") from error
             raise StoreFenced(
                 f"the online store is not the one this process began with, or is gone: {error}"
             ) from error
+
+    def _exchange(self, *groups: Iterable[Command]) -> list[Any]:
+        """As `_execute`; raises `RedisError`."""
+        sent = [self._send(list(commands)) for commands in groups]
+        return [self._connection.read_response() for _ in range(sum(sent))]
 
     def _send(self, commands: list[Command]) -> int:
         """Send commands; returns how many. As one piece: every call of a socket may wait for the interpreter lock."""

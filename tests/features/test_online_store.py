@@ -9,7 +9,16 @@ import redis
 from features.delta import Delta, Entity, Signal
 from features.engagement import Coordinate, Engagement, Kind
 from features.item import fold_item
-from features.online_store import LOG_RETENTION_MS, FencedStore, Row, connect, parse_address, read_states
+from features.online_store import (
+    CHECKPOINT_KEY,
+    GENERATION_KEY,
+    LOG_RETENTION_MS,
+    FencedStore,
+    Row,
+    connect,
+    parse_address,
+    read_states,
+)
 from features.rows import CONTAINED_FIELD, ITEM, LOG_FIELD, SHOWN, USER, RowFamily, encode_contained, feature_field
 from features.user import UserState, fold_user
 from infra.errors import RowInvalid, SettingsError, StoreFenced, StoreUnavailable
@@ -178,7 +187,9 @@ def test_a_store_that_was_emptied_fences_every_call(store: FencedStore, redis_cl
         lambda: store.write_checkpoints("stage-1", {}),
     )
     for call in calls:
-        with pytest.raises(StoreFenced):
+        with pytest.raises(
+            StoreFenced, match=r"is not the one this process began with|connection to the online store broke"
+        ):
             call()
     assert redis_client.dbsize() == 0
 
@@ -278,6 +289,25 @@ def test_a_store_that_does_not_answer_is_named_without_its_password() -> None:
         FencedStore("127.0.0.1:1,db=2,password=hunter2", PROJECT)
     assert "'127.0.0.1:1,db=2,password=***' does not answer" in str(gone.value)
     assert "hunter2" not in str(gone.value)
+
+
+def test_a_store_that_refuses_the_first_call_is_not_said_to_be_silent_or_gone(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    redis_client.hset(GENERATION_KEY.decode(), "a", "b")
+    with pytest.raises(StoreUnavailable) as refused:
+        FencedStore(settings.redis, PROJECT)
+    assert f"the online store at '{settings.redis}' refuses: WRONGTYPE" in str(refused.value)
+
+
+def test_a_store_that_refuses_a_write_is_not_said_to_be_another_one_or_gone(
+    store: FencedStore, redis_client: redis.Redis
+) -> None:
+    redis_client.set((CHECKPOINT_KEY + b"stage-1").decode(), b"no hash")
+    with pytest.raises(StoreFenced, match=r"^the online store refuses: .*WRONGTYPE"):
+        store.write_checkpoints("stage-1", {"plays-0": b"1"})
+    with pytest.raises(StoreFenced, match="the connection to the online store broke"):
+        store.read_rows(ITEM, ["50"])
 
 
 def test_a_plain_client_gives_up_instead_of_trying_again() -> None:
