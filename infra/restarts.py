@@ -9,10 +9,11 @@ from collections import deque
 
 from infra.clock import monotonic_s
 
-RESTART_LIMIT = 8  # ends within RESTART_WINDOW_S; with one more it is given up
+RESTART_LIMIT = 8  # ends within RESTART_WINDOW_S; with one more it rests for REST_S, or is given up
 RESTART_WINDOW_S = 60.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+REST_S = 30.0
 
 
 def ends_lately(ends_s: deque[float]) -> int:

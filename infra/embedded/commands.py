@@ -5,6 +5,7 @@ Enters: arguments. Leaves: a running stack, or none, and what there is to know a
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from infra.embedded.control import run_stack, start_stack, stop_stack
 from infra.embedded.plan import PARTS
 from infra.embedded.stack_file import running_stack
 from infra.errors import StackError
+from infra.restarts import REST_S
 from infra.settings import Settings, load_settings
 from infra.text_table import aligned
 
@@ -26,6 +28,9 @@ examples:
   nowrank up --only broker,redis    the servers alone
   NOWRANK_KAFKA=kafka:9092 NOWRANK_REDIS=redis:6379 nowrank up
                                     workers, scorer and canary on servers of your own
+
+A part that ends is started again, at most 30 s later. Where a stack runs already, exit code 1 says that a part of it is
+not ready.
 
 Ports are free loopback ports, chosen at each start; `nowrank status` and stack.json in the state folder (.nowrank) name
 them. The broker keeps its log in memory: when it starts, the embedded store is emptied, for its rows count events of
@@ -47,7 +52,7 @@ def up_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def up(args: argparse.Namespace) -> int:
-    """Start the stack, or say what is running."""
+    """Start the stack, or say what is running; 1 when a part of what is running is not ready."""
     settings = load_settings(running_stack=False)
     if args.workers is not None:
         settings = replace(settings, workers=args.workers)
@@ -57,8 +62,12 @@ def up(args: argparse.Namespace) -> int:
         )
     running = running_stack(settings.state_dir.resolve())
     if running is not None and (running["state"] == "running" or not args.detach):
+        running["processes"] = [_with_true_state(process) for process in running["processes"]]
         print("already running:" if running["state"] == "running" else f"already {running['state']}:")
         print(_table(running))
+        if running["state"] == "running" and not _all_ready(running):
+            print(_not_ready(running), file=sys.stderr)
+            return 1
     elif args.detach:
         start_stack(settings, only=args.only, say=_say)
     else:
@@ -108,6 +117,15 @@ def status(args: argparse.Namespace) -> int:
 
 def _all_ready(running: dict[str, Any]) -> bool:
     return all(process["state"] == "ready" for process in running["processes"])
+
+
+def _not_ready(running: dict[str, Any]) -> str:
+    names = [process["name"] for process in running["processes"] if process["state"] != "ready"]
+    return (
+        f"nowrank: not ready: {', '.join(names)}. What has ended is started again by itself, at most {REST_S:g} s "
+        "later, and its log says why it ended. To start everything anew: `nowrank down`, then `nowrank up`; the "
+        "embedded broker loses its log by that."
+    )
 
 
 def _with_true_state(process: dict[str, Any]) -> dict[str, Any]:

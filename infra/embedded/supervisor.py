@@ -4,9 +4,11 @@ Enters: `PartSpec`s: a command and a probe. Leaves: running processes that are s
 once it has stopped. Called by the stack and by the tests' servers, inside one event loop.
 
     starting ── probe says yes ──▶ ready ── process ends ──▶ restarting ── pause ──▶ starting
-        └── not ready in time, at its first start ──▶ failed ◀── RESTART_LIMIT ends in a minute ──┘
+        └── not ready at its first start ──▶ failed
 
-What else goes wrong with a part, such as a probe that raises, makes it `failed` as well: none is left to itself.
+A part that was ready once is never given up: what it needs may be away for longer than anyone thought. After more
+than RESTART_LIMIT ends in a minute it rests for REST_S. What else goes wrong with a part, such as a probe that raises,
+counts as its end.
 
 On Linux the children are killed when the thread that runs the loop ends, for whatever reason: a supervisor that is
 killed leaves nothing behind.
@@ -23,7 +25,7 @@ from typing import Any
 from infra.clock import monotonic_s, now_ms
 from infra.embedded.child import end_child, kill_child, log_tail, start_child
 from infra.errors import StackError
-from infra.restarts import RESTART_LIMIT, RESTART_WINDOW_S, describe_end, ends_lately, pause_s
+from infra.restarts import REST_S, RESTART_LIMIT, RESTART_WINDOW_S, describe_end, ends_lately, pause_s
 
 PROBE_INTERVAL_S = 0.03
 LOG_TAIL_LINES = 8
@@ -47,7 +49,7 @@ class PartSpec:
 @dataclass
 class Part:
     """A `PartSpec` and what became of it; `first_start` is done once it was ready, or failed, for the first time,
-    `failure` says why it was given up.
+    `failure` says why it is not running now.
     """
 
     spec: PartSpec
@@ -132,30 +134,28 @@ class Supervisor:
         part.keeper = asyncio.create_task(self._keep(part))
 
     async def _keep(self, part: Part) -> None:
-        try:
-            await self._start_and_restart(part)
-        except Exception as error:  # noqa: BLE001 - nobody awaits this task: what it does not tell nobody hears
-            if part.process is not None:
-                await kill_child(part.process)
-            self._give_up(part, f"could not be watched: {type(error).__name__}: {error}")
-
-    async def _start_and_restart(self, part: Part) -> None:
+        """Start the part, and again whenever it ends; only one that was never ready stays ended."""
         while True:
-            failure = await self._start_once(part)
-            if failure is None:
-                self._enter(part, "ready")
-                if not part.first_start.done():
-                    part.first_start.set_result(None)
-                assert part.process is not None
-                failure = describe_end(await part.process.wait())
+            try:
+                failure = await self._run_once(part)
+            except Exception as error:  # noqa: BLE001 - nobody awaits this task: what it does not tell nobody hears
+                failure = f"could not be watched: {type(error).__name__}: {error}"
             if part.process is not None:
                 await kill_child(part.process)
             if not part.first_start.done():
-                return self._give_up(part, failure)
-            ends = ends_lately(part.ends_s)
-            if ends > RESTART_LIMIT:
-                return self._give_up(part, f"{failure}, {ends} times in {RESTART_WINDOW_S:g} s")
-            await self._pause(part, failure, ends)
+                return self._fail(part, failure)
+            await self._pause(part, failure)
+
+    async def _run_once(self, part: Part) -> str:
+        """Start the process and wait for its end; what went wrong."""
+        failure = await self._start_once(part)
+        if failure is not None:
+            return failure
+        self._enter(part, "ready")
+        if not part.first_start.done():
+            part.first_start.set_result(None)
+        assert part.process is not None
+        return describe_end(await part.process.wait())
 
     async def _start_once(self, part: Part) -> str | None:
         """Start the process and wait until it is ready; what went wrong, or None."""
@@ -182,23 +182,21 @@ class Supervisor:
         self._say(f"{spec.name:<9} {spec.address:<32} ready in {monotonic_s() - began_s:.1f} s")
         return None
 
-    async def _pause(self, part: Part, failure: str, ends: int) -> None:
+    async def _pause(self, part: Part, failure: str) -> None:
         """Wait before the next start, longer each time."""
-        wait_s = pause_s(ends)
+        ends = ends_lately(part.ends_s)
+        wait_s = REST_S if ends > RESTART_LIMIT else pause_s(ends)
         part.restarts += 1
-        self._say(f"{part.spec.name} {failure}; restart {part.restarts} in {wait_s:g} s; its log: {part.spec.log_path}")
+        again = f", {ends} times in {RESTART_WINDOW_S:g} s" if ends > 1 else ""
+        part.failure = f"{failure}{again}; restart {part.restarts} in {wait_s:g} s; its log: {part.spec.log_path}"
+        self._say(f"{part.spec.name} {part.failure}")
         self._enter(part, "restarting")
         await asyncio.sleep(wait_s)
 
-    def _give_up(self, part: Part, failure: str) -> None:
-        """Leave the part `failed`: at its first start that ends the start, later the others go on without it."""
+    def _fail(self, part: Part, failure: str) -> None:
+        """Leave the part `failed`, which ends the start of the whole."""
         part.failure = failure
-        said = f"{part.spec.name} {failure}"
-        log_words = _log_words(part.spec.log_path)
-        if part.first_start.done():
-            self._say(f"{said}: given up until the next `nowrank up`; {log_words}")
-        else:
-            part.first_start.set_exception(StackError(f"{said}; {log_words}"))
+        part.first_start.set_exception(StackError(f"{part.spec.name} {failure}; {_log_words(part.spec.log_path)}"))
         self._enter(part, "failed")
 
     def _enter(self, part: Part, state: str) -> None:

@@ -235,6 +235,20 @@ def test_status_says_why_a_part_failed(
     assert "redis ended with exit code 1" in capsys.readouterr().out
 
 
+def test_second_up_names_a_part_that_is_not_ready_and_fails(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = {"name": "redis", "state": "restarting", "pid": None, "address": "here", "restarts": 9, "started_ms": 0}
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
+    with hold_lock(own.state_dir):
+        write_own_stack(own, "running", {**part, "failure": "ended with exit code 70; restart 9 in 30 s"})
+        assert main(["up", "--detach"]) == 1
+    said = capsys.readouterr()
+    assert "redis ended with exit code 70; restart 9 in 30 s" in said.out
+    assert "not ready: redis. What has ended is started again by itself, at most 30 s later" in said.err
+    assert "`nowrank down`, then `nowrank up`" in said.err
+
+
 def test_state_file_that_cannot_be_written_for_a_while_keeps_no_part_from_its_restart(own: Settings) -> None:
     stack = start_stack(own, only=("redis",), say=lambda line: None)
     in_the_way = own.state_dir / f"stack.{stack['pid']}.tmp"

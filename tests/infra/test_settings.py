@@ -157,7 +157,7 @@ def test_damaged_stack_file_of_a_stack_that_lives_is_told_and_does_not_hide_whom
     monkeypatch.setenv("NOWRANK_STATE_DIR", str(stack_dir))
     (stack_dir / "stack.json").write_bytes(content)
     assert main(["status"]) == 1
-    assert main(["up"]) == 0
+    assert main(["up"]) == 1
     shown = capsys.readouterr().out
     assert len(re.findall(r"stack.json +damaged .*`nowrank down` ends the stack", shown)) == 2
     running = running_stack(stack_dir)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from infra import restarts
+from infra.embedded import supervisor as supervisor_module
 from infra.embedded.supervisor import PartSpec, Supervisor
 from infra.errors import StackError
 
@@ -91,20 +92,35 @@ def test_part_that_is_killed_is_started_again_and_counted(tmp_path: Path) -> Non
     asyncio.run(scenario())
 
 
-def test_part_that_keeps_ending_is_given_up_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_that_was_ready_once_is_never_given_up_but_rests_between_many_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(restarts, "LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(supervisor_module, "REST_S", 0.5)
 
     async def scenario() -> None:
         said: list[str] = []
         supervisor = Supervisor(said.append)
-        await supervisor.start(
-            [part("a", "print('no disk left', flush=True); import time; time.sleep(0.05)", tmp_path)]
-        )
-        await until(lambda: supervisor.parts["a"].state == "failed")
-        assert "a ended with exit code 0, 9 times in 60 s: given up until the next `nowrank up`" in said[-1]
-        assert "| no disk left" in said[-1]
-        assert supervisor.parts["a"].restarts == restarts.RESTART_LIMIT
+        program = "import time; print('up', flush=True); time.sleep(0.05)"
+        await supervisor.start([part("a", program, tmp_path)])
+        rest = "a ended with exit code 0, 9 times in 60 s; restart 9 in 0.5 s; its log: "
+        await until(lambda: any(line.startswith(rest) for line in said))
+        await until(lambda: supervisor.parts["a"].restarts > 9)
+        assert supervisor.parts["a"].state != "failed"
+        await supervisor.stop()
+
+    asyncio.run(scenario())
+
+
+def test_part_that_waits_for_its_restart_says_why_it_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        supervisor = Supervisor(print)
+        await supervisor.start([part("a", SLEEPER, tmp_path)])
+        os.kill(pid_of(supervisor, "a"), signal.SIGKILL)
+        await until(lambda: supervisor.parts["a"].state == "restarting")
+        (described,) = supervisor.describe()
+        assert described["failure"].startswith("was ended by SIGKILL; restart 1 in 0.2 s; its log: ")
         await supervisor.stop()
 
     asyncio.run(scenario())
@@ -174,18 +190,24 @@ def test_probe_that_raises_fails_the_start_and_ends_the_part(tmp_path: Path) -> 
     asyncio.run(scenario())
 
 
-def test_part_whose_keeping_breaks_later_is_failed_and_says_why(tmp_path: Path) -> None:
+def test_part_whose_keeping_breaks_later_is_ended_says_why_and_is_started_again(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async def breaks() -> None:
-            raise KeyError("no such client")
+        broken_pids: list[int] = []
+
+        async def breaks_at_first() -> None:
+            if not broken_pids:
+                broken_pids.append(pid_of(supervisor, "a"))
+                raise KeyError("no such client")
 
         said: list[str] = []
         supervisor = Supervisor(said.append)
-        await supervisor.start([part("a", SLEEPER, tmp_path, after_restart=breaks)])
+        await supervisor.start([part("a", SLEEPER, tmp_path, after_restart=breaks_at_first)])
         os.kill(pid_of(supervisor, "a"), signal.SIGKILL)
-        await until(lambda: supervisor.parts["a"].state == "failed")
-        assert said[-1].startswith("a could not be watched: KeyError: 'no such client': given up until the next")
-        assert ended(pid_of(supervisor, "a"))
+        await until(lambda: supervisor.parts["a"].restarts == 2 and supervisor.parts["a"].state == "ready")
+        assert any(
+            line.startswith("a could not be watched: KeyError: 'no such client', 2 times in 60 s") for line in said
+        )
+        assert ended(broken_pids[0])
         await supervisor.stop()
 
     asyncio.run(scenario())
