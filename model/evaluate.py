@@ -39,7 +39,8 @@ QUICK_EVENTS = 300_000
 MOST_SCORES = 2_000_000_000
 # A catalogue changes while a log goes on: of a log of the same titles most are still called the same.
 LEAST_SHARED = 0.5
-RARE = 0.05
+# Of a task of which the draw of training labels takes so many on average, it never takes none.
+SURE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +162,12 @@ def check_log(artifact: Artifact, log: Log) -> None:
         raise _other_log(
             f"of the {len(artifact.items):,} titles that the artifact knows, {same:,} are in this log by that name"
         )
-    train_end_ms = artifact_parts(artifact, log).train_end_ms
-    counts = Counter(label.task for label in log.labels if label.ts_ms < train_end_ms)
-    # Served rankings, and artifacts of before, name none. Of a rare task no label may have been drawn.
-    learned = artifact.card.training.get("tasks", list(counts))
-    unlearned = [task for task in counts if task not in learned and counts[task] > RARE * counts.total()]
+    training, train_end_ms = artifact.card.training, artifact_parts(artifact, log).train_end_ms
+    begin_ms = train_end_ms - (int(training["train_end_ms"]) - int(training["warm_up_end_ms"]))
+    counts = Counter(label.task for label in log.labels if begin_ms <= label.ts_ms < train_end_ms)
+    learned = training.get("tasks", list(counts))  # served rankings, and artifacts of before, name none
+    enough = SURE * counts.total() / training["labels"]
+    unlearned = [task for task in counts if task not in learned and counts[task] > enough]
     if unlearned or not counts.keys() >= set(learned):
         raise _other_log(f"the artifact learned {_listed(learned)}; this log has {_listed(counts)}")
 

@@ -21,13 +21,16 @@ LEAST_WATCHED = WATCHED_SHARE[POSITIVE_STARS]
 LONGEST_TITLE = 512
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
-    """All events of one user about one title in one session, in order, and the title engaged before them there."""
+    """All events of one user about one title in one session, in order, and the title engaged before them there; `told`
+    is the first of the session's own events that names a task, or the first of all.
+    """
 
     session_id: str
     previous_item: str | None
     events: list[Engaged]
+    told: Engaged
 
 
 def log_of_events(events: Iterable[Engaged], items: Iterable[Item] = ()) -> Log:
@@ -70,30 +73,31 @@ def decisions(events: Iterable[Engaged]) -> Iterator[Decision]:
                 open_session = f"{event.user_id}-{event.event_ts_ms}"[-128:]
             session_id, last_ms = open_session, event.event_ts_ms
         decision = begun.get((session_id, event.item_id))
+        if decision is not None and decision.told.task is None and event.task is not None:
+            decision.told = event
         if decision is None and isinstance(event, Thumb):
             decision = last_about.get(event.item_id)
         if decision is not None:
             decision.events.append(event)
             continue
         begun[session_id, event.item_id] = last_about[event.item_id] = Decision(
-            session_id, last_in.get(session_id), [event]
+            session_id, last_in.get(session_id), [event], event
         )
         last_in[session_id] = event.item_id
     yield from begun.values()
 
 
 def label_of(decision: Decision, searched: Mapping[str, Item]) -> Label:
-    """THE RULE. The first event that names a task says it; its query and its source come with it. Where no event does,
-    a query makes it search, a source without a query more-like-this; an event with neither gets one task among those
-    that are possible for it, by the hash of its id: pre-query; more-like-this when the session holds an earlier title,
-    its source; search when the title is in `searched` and a query can be derived from it.
+    """THE RULE. The first event of the session that names a task says it; its query and its source come with it. Where
+    none does, a query makes it search, a source without a query more-like-this; an event with neither gets one task
+    among those that are possible for it, by the hash of its id: pre-query; more-like-this when the session holds an
+    earlier title, its source; search when the title is in `searched` and a query can be derived from it.
 
     A thumb in force decides what is positive; without one, a play of known length must have reached 60 %, as three
     stars of MovieLens do; a click alone is positive; a thumb that was taken back says nothing.
     """
-    first = decision.events[0]
+    first, told = decision.events[0], decision.told
     positive, revised = _judge(decision.events)
-    told = next((event for event in decision.events if event.task is not None), first)
     if told.task is not None:
         task, query, source = str(told.task), told.query, told.source_item_id
     else:

@@ -1,5 +1,6 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from infra.errors import BadInput
 from model import evaluate
 from model.artifact import load_artifact
 from model.ease_baseline import FittedEase
-from model.evaluate import Scope, artifact_parts, evaluate_artifact, log_parts, model_scores
+from model.evaluate import Scope, artifact_parts, check_log, evaluate_artifact, log_parts, model_scores
 from model.examples import split_by_time
 from model.ials_baseline import FittedIals
 from model.outcome import correct, next_overlap, task_result, user_auc
@@ -144,6 +145,22 @@ def test_a_planted_future_event_changes_no_earlier_rank(small_log: Log, trained:
     assert plain.tuned == with_future.tuned
     for task, rankings in plain.rankings.items():
         assert [one.ranks for one in rankings] == [one.ranks for one in with_future.rankings[task]]
+
+
+def _learned(log: Log, labels: int, *tasks: str) -> Any:
+    """An artifact of the log, of which only the card's training and the titles are asked."""
+    training = {"labels": labels, "tasks": tasks, "shift_ms": 0, **asdict(split_by_time(log))}
+    return SimpleNamespace(items=log.items, card=SimpleNamespace(training=training))
+
+
+def test_an_artifact_is_not_refused_for_a_task_that_its_draw_could_miss() -> None:
+    log = make_log()
+    begin_ms = split_by_time(log).warm_up_end_ms
+    only_first = [label if label.ts_ms < begin_ms else replace(label, task="pre_query") for label in log.labels]
+    check_log(_learned(log, 10_000, "pre_query"), Log(log.items, only_first))
+    check_log(_learned(log, 8, "pre_query"), log)
+    with pytest.raises(BadInput, match="learned pre_query; this log has more_like_this, pre_query, search"):
+        check_log(_learned(log, 10_000, "pre_query"), log)
 
 
 def test_planted_thumbs_on_titles_of_before_change_neither_what_is_tuned_nor_what_is_tested(small_log: Log) -> None:

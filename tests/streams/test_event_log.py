@@ -90,6 +90,13 @@ def test_a_thumb_decides_then_a_play_then_a_click() -> None:
     assert _only_label(_event(Play, "t1", 0, watched_ms=5, duration_ms=0)).positive
 
 
+def test_a_thumb_of_another_session_does_not_say_in_which_task_the_title_was_found() -> None:
+    click = _click("t1", 0, source_item_id="t0")
+    assert _only_label(click, _event(Thumb, "t1", 5, value="up", task="search", query="lo")).task == "search"
+    label = _only_label(click, _event(Thumb, "t1", 500, value="up", task="search", query="lo"))
+    assert (label.task, label.source_item_id, label.query) == ("more_like_this", "t0", None)
+
+
 def test_what_an_event_says_of_its_task_is_taken_as_it_is() -> None:
     search = _only_label(_click("t1", 0, task="search", query="lo"))
     assert (search.task, search.query, search.source_item_id) == ("search", "lo", None)
