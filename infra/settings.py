@@ -57,7 +57,7 @@ class Settings:
     redis: str = _setting(
         "", "Redis in Feast's form, `host:port[,db=0][,password=...]`; empty: the embedded server", hide=hide_password
     )
-    feast_project: str = _setting("nowrank", "Feast project: the suffix of every row's key")
+    feast_project: str = _setting("nowrank", "Feast project: the suffix of every row's key; one project in a database")
     partitions: int = _setting(
         4, "partitions of each event topic and of the delta topic, set when topics are created", minimum=1
     )
