@@ -36,6 +36,7 @@ from infra.redaction import hash_id
 LOG_RETENTION_MS = 8 * 7 * 24 * 3600 * 1000
 GENERATION_KEY = b"nowrank:generation"
 CHECKPOINT_KEY = b"nowrank:checkpoint:"
+REFUSALS = (redis.ResponseError, redis.AuthenticationError)  # a wrong password is a ConnectionError to redis-py
 SENT_TOGETHER = 16  # rows
 WRONG_TYPE = "WRONGTYPE"
 FENCED = "FENCED"  # what the scripts below answer in a store of another generation
@@ -94,7 +95,7 @@ def parse_address(connection_string: str) -> dict[str, Any]:
 
 def no_answer(connection_string: str, error: Exception) -> StoreUnavailable:
     """What to raise when the store does not answer, or with a refusal: its address without the password, and why."""
-    did = "refuses" if isinstance(error, redis.ResponseError) else "does not answer"
+    did = "refuses" if isinstance(error, REFUSALS) else "does not answer"
     return StoreUnavailable(f"the online store at {hide_password(connection_string)!r} {did}: {error}")
 
 
@@ -221,7 +222,7 @@ class FencedStore:
             return self._exchange(*groups)
         except redis.RedisError as error:
             self.close()
-            if isinstance(error, redis.ResponseError) and FENCED not in str(error):
+            if isinstance(error, REFUSALS) and FENCED not in str(error):
                 raise StoreFenced(f"the online store refuses: {error}") from error
             raise StoreFenced(
                 f"the online store is not the one this process began with, or is gone: {error}"

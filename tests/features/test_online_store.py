@@ -300,6 +300,20 @@ def test_a_store_that_refuses_the_first_call_is_not_said_to_be_silent_or_gone(
     assert f"the online store at '{settings.redis}' refuses: WRONGTYPE" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "reason"), [("", "Authentication required"), (",password=wrong", "invalid username-password pair")]
+)
+def test_a_store_that_refuses_the_password_is_not_said_to_be_silent(
+    settings: Settings, redis_client: redis.Redis, option: str, reason: str
+) -> None:
+    redis_client.config_set("requirepass", "right")
+    try:
+        with pytest.raises(StoreUnavailable, match=f" refuses: {reason}"):
+            FencedStore(settings.redis + option, PROJECT)
+    finally:
+        redis_client.config_set("requirepass", "")
+
+
 def test_a_store_that_refuses_a_write_is_not_said_to_be_another_one_or_gone(
     store: FencedStore, redis_client: redis.Redis
 ) -> None:
