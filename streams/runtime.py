@@ -173,7 +173,8 @@ class Runtime:
                 stage: decode_checkpoints(await store.call(FencedStore.read_checkpoints, stage))
                 for stage, store in self._stores.items()
             }
-            _end_if_gone({log.rpartition("-")[0] for own in checkpoints.values() for log in own}, self._log_ids)
+            known = (log for own in checkpoints.values() for log, checkpoint in own.items() if checkpoint.log_id)
+            _end_if_gone({log.rpartition("-")[0] for log in known}, self._log_ids)
             stored = {stage: set(own) for stage, own in checkpoints.items()}
             starts = await self._starts(consumer, checkpoints)
             for name, stage in self._stages.items():
@@ -300,9 +301,9 @@ class Runtime:
 
 
 def _end_if_gone(known: Collection[str], found: Collection[str]) -> None:
-    """End the process when a topic whose records rows count is gone; `found` is empty where the broker has no ids."""
+    """End the process when a topic whose records rows count is gone; only a topic that had an id is `known`."""
     gone = [topic for topic in FOLDED_TOPICS if topic in known and topic not in found]
-    if found and gone:
+    if gone:
         end_process(f"the log of {', '.join(gone)} is gone. {GONE}")
 
 

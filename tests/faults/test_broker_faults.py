@@ -19,7 +19,7 @@ from infra.embedded.plan import log_dir, module_command
 from infra.embedded.stack_file import running_stack
 from infra.settings import Settings, child_environment
 from streams.runtime import CANNOT_CONTINUE
-from streams.topics import FOLDED_TOPICS, THUMBS, create_topics
+from streams.topics import FOLDED_TOPICS, THUMBS, TOPICS, create_topics, read_topic_ids
 from tests.faults.cases import Case
 from tests.faults.exactness import check_exact
 from tests.faults.processes import Child, Worker, wait_until
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 EVENTS_PER_S = 300
 AWAY_S = 20.0
 REMEDY = "nowrank rebuild"
+EVERY_TOPIC = tuple(spec.name for spec in TOPICS)
 
 
 @pytest.mark.parametrize("how", ["silent", "refusing"])
@@ -114,7 +115,7 @@ def test_log_replaced_under_a_running_worker(world: World, case: Case) -> None:
     case.observes(f"ended after {monotonic_s() - began_s:.0f} s; {after_rebuild(world, after)}")
 
 
-@pytest.mark.parametrize("topics", [(THUMBS,), FOLDED_TOPICS], ids=["one", "all"])
+@pytest.mark.parametrize("topics", [(THUMBS,), EVERY_TOPIC], ids=["one", "all"])
 def test_log_deleted_under_a_running_worker(world: World, case: Case, topics: tuple[str, ...]) -> None:
     case.expects(f"the worker ends, and again, '{REMEDY}'; after that command every row equal")
     after, worker = Workload(seed=29), worker_with_rows(world, seed=28)
@@ -127,6 +128,19 @@ def test_log_deleted_under_a_running_worker(world: World, case: Case, topics: tu
     create_topics(world.settings)
     send(world.settings, after.take(500))
     case.observes(f"ended after {seconds:.0f} s; {after_rebuild(world, after)}")
+
+
+def test_every_topic_deleted_under_a_running_worker_that_makes_none_anew(world: World, case: Case) -> None:
+    case.expects(f"the worker ends, and again, '{REMEDY}'")
+    worker = world.worker(stages="target").start()  # who reads the catalogue has the broker make its topic
+    worker.wait_until_ready()
+    delete_topics(world.settings, EVERY_TOPIC)
+    began_s = monotonic_s()
+    assert refused(worker)
+    assert read_topic_ids(world.settings) == {}
+    seconds = monotonic_s() - began_s
+    assert refused(world.worker("worker-1", stages="target").start())
+    case.observes(f"ended after {seconds:.0f} s")
 
 
 def delete_topics(settings: Settings, topics: Collection[str]) -> None:
