@@ -15,7 +15,7 @@ from infra.addresses import hide_password
 from infra.clock import now_ms
 from infra.embedded.control import run_stack, start_stack, stop_stack
 from infra.embedded.plan import PARTS
-from infra.embedded.stack_file import running_stack
+from infra.embedded.stack_file import DAMAGED, running_stack
 from infra.errors import StackError
 from infra.restarts import REST_S
 from infra.settings import Settings, load_settings
@@ -121,6 +121,10 @@ def _all_ready(running: dict[str, Any]) -> bool:
 
 def _not_ready(running: dict[str, Any]) -> str:
     names = [process["name"] for process in running["processes"] if process["state"] != "ready"]
+    if any(process["state"] == DAMAGED for process in running["processes"]):
+        return (
+            f"nowrank: {', '.join(names)} is damaged: what runs cannot be told from it. `nowrank down` ends the stack."
+        )
     return (
         f"nowrank: not ready: {', '.join(names)}. What has ended is started again by itself, at most {REST_S:g} s "
         "later, and its log says why it ended. To start everything anew: `nowrank down`, then `nowrank up`; the "

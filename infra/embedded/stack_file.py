@@ -22,6 +22,7 @@ from infra.errors import StackError
 from infra.settings import ADDRESSES, STACK_FILE, STACK_LOCK, read_stack_file, stack_lives, unusable
 
 TARGETS_FILE = "prometheus-targets.json"
+DAMAGED = "damaged"  # the state of a stack.json that stands among the parts
 LOCK_TIMEOUT_S = 1.0
 START_TOLERANCE_MS = 2000
 
@@ -84,7 +85,7 @@ def running_stack(state_dir: Path) -> dict[str, Any] | None:
         return content
     found: dict[str, Any] = {"state": "starting", "pid": pid, "processes": [], **dict.fromkeys(ADDRESSES, "")}
     if path.exists() and not is_whole and pid is not None and psutil.pid_exists(pid):
-        damaged = {"name": path.name, "state": "damaged", "address": "`nowrank down` ends the stack"}
+        damaged = {"name": path.name, "state": DAMAGED, "address": "`nowrank down` ends the stack"}
         found |= {"state": "running", "processes": [{**damaged, "pid": None, "restarts": 0, "started_ms": now_ms()}]}
     return found
 

@@ -158,7 +158,9 @@ def test_damaged_stack_file_of_a_stack_that_lives_is_told_and_does_not_hide_whom
     (stack_dir / "stack.json").write_bytes(content)
     assert main(["status"]) == 1
     assert main(["up"]) == 1
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
+    assert "stack.json is damaged: what runs cannot be told from it. `nowrank down` ends the stack" in said
+    assert "started again" not in said
     assert len(re.findall(r"stack.json +damaged .*`nowrank down` ends the stack", shown)) == 2
     running = running_stack(stack_dir)
     assert running is not None
