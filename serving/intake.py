@@ -39,7 +39,6 @@ class Intake:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="intake")
         self._lock = threading.Lock()
-        self._items_lock = threading.Lock()
         self._parsing = asyncio.Lock()  # one body at a time, so that requests wait for a slice of one
         self._producer: Producer | None = None
         self._refused: BrokerUnavailable | None = None
@@ -100,10 +99,7 @@ class Intake:
         self._connected().deliver(events)
 
     def _send_items(self, items: list[Item]) -> None:
-        producer = self._connected()
-        with self._items_lock:
-            producer.send_items(items)
-            producer.flush()
+        self._connected().deliver_items(items)
 
     def _connected(self) -> Producer:
         """The producer; a broker that was not there a moment ago is not tried again at once."""

@@ -47,8 +47,8 @@ class Producer:
     """An idempotent Kafka producer (`acks=all`), usable as a context manager and from several threads.
 
     `send*` returns before the broker has acknowledged; `flush` and `close` wait and raise `DeliveryFailed`, which
-    names each lost event by its position among those sent since the last flush. `deliver` sends one batch and waits
-    for just that batch.
+    names each lost event by its position among those sent since the last flush. `deliver` and `deliver_items` send one
+    batch and wait for just that batch.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Producer:
 
     def send(self, event: Event | Ranking) -> None:
         """Queue one event; raises `InvalidEvent`, or `BrokerUnavailable` when the topic cannot be found."""
-        self._queue(event_record(event))
+        self._queue_all([event_record(event)])
 
     def send_many(self, events: Iterable[Event | Ranking]) -> int:
         """Queue a batch and return its size; an invalid event raises `InvalidEvent` with its position, and nothing is
@@ -86,7 +86,7 @@ class Producer:
 
     def send_item(self, item: Item) -> None:
         """Queue one title for the catalogue."""
-        self._queue(item_record(item))
+        self._queue_all([item_record(item)])
 
     def send_items(self, items: Iterable[Item]) -> int:
         """Queue titles and return how many; an invalid one raises `InvalidEvent` with its position, and nothing is
@@ -98,18 +98,17 @@ class Producer:
         self, topic: str, value: bytes | None, key: bytes | None = None, timestamp_ms: int | None = None
     ) -> None:
         """Queue raw bytes, unchecked; `timestamp_ms` is the record's own Kafka time, now when None."""
-        self._queue(NewRecord(topic, key, value, timestamp_ms))
+        self._queue_all([NewRecord(topic, key, value, timestamp_ms)])
 
     def deliver(self, events: Iterable[Event | Ranking]) -> int:
         """Send a batch, wait until all of it is acknowledged and return its size; `DeliveryFailed` names positions in
-        this batch.
+        this batch, and after `InvalidEvent` or `BrokerUnavailable` nothing of it was sent.
         """
-        futures = [
-            (position, self._send(record)) for position, record in enumerate(checked_records(event_record, events))
-        ]
-        if failures := self._wait(futures):
-            raise DeliveryFailed(failures)
-        return len(futures)
+        return self._deliver_all(checked_records(event_record, events))
+
+    def deliver_items(self, items: Iterable[Item]) -> int:
+        """Send titles as `deliver` sends events."""
+        return self._deliver_all(checked_records(item_record, items))
 
     def flush(self) -> None:
         """Wait until everything queued is acknowledged; raises `DeliveryFailed` for what was not."""
@@ -143,17 +142,35 @@ class Producer:
             with contextlib.suppress(NowrankError):
                 self.close()
 
-    def _queue_all(self, records: list[NewRecord]) -> int:
-        for record in records:
-            self._queue(record)
+    def _deliver_all(self, records: list[NewRecord]) -> int:
+        client = self._client()
+        futures: list[tuple[int, Any]] = []
+        unsent: list[tuple[int, str]] = []
+        for position, record in enumerate(records):
+            try:
+                futures.append((position, self._send(client, record)))
+            except BrokerUnavailable as error:
+                if not futures:
+                    raise
+                unsent = [(later, str(error)) for later in range(position, len(records))]
+                break
+        if failures := self._wait(futures) + unsent:
+            raise DeliveryFailed(failures)
         return len(records)
 
-    def _queue(self, record: NewRecord) -> None:
+    def _queue_all(self, records: list[NewRecord]) -> int:
+        """Queue through one connection, also when another thread finds it broken in the middle: a refusal then would
+        leave a part of the batch queued.
+        """
         self._make_room()
-        future = self._send(record)
-        with self._lock:
-            self._pending.append((self._sent, future))
-            self._sent += 1
+        client = self._client()
+        for record in records:
+            self._make_room()
+            future = self._send(client, record)
+            with self._lock:
+                self._pending.append((self._sent, future))
+                self._sent += 1
+        return len(records)
 
     def _make_room(self) -> None:
         """Forget what is acknowledged; when too much is not, wait for the oldest."""
@@ -171,10 +188,7 @@ class Producer:
             with contextlib.suppress(KafkaError):
                 oldest.get(self._delivery_timeout_s + EXPIRY_SLACK_S)
 
-    def _send(self, record: NewRecord) -> Any:
-        if self._closed:
-            raise NowrankError("this producer is closed; make another one")
-        client = self._client()
+    def _send(self, client: Any, record: NewRecord) -> Any:
         try:
             return client.send(record.topic, record.value, record.key, timestamp_ms=record.timestamp_ms)
         except MessageSizeTooLargeError as error:
@@ -201,6 +215,8 @@ class Producer:
 
     def _client(self) -> Any:
         """The connection; a new one after a failure, since kafka-python's idempotent producer may never send again."""
+        if self._closed:
+            raise NowrankError("this producer is closed; make another one")
         if not self._broken:
             return self._kafka
         with self._connecting:

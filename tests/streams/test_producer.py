@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import IllegalStateError, KafkaError, KafkaTimeoutError
 
 from features.catalogue import Item
 from infra.clock import monotonic_s
@@ -166,6 +168,101 @@ def test_a_producer_sends_again_once_a_broker_that_forgot_it_is_back(tmp_path: P
                 tries += 1
                 assert monotonic_s() < deadline_s
         assert tries > 0
+
+
+class Answer:
+    """What a record came to, as kafka-python's futures say it."""
+
+    is_done = True
+
+    def __init__(self, exception: KafkaError | None = None) -> None:
+        self.exception = exception
+
+    def failed(self) -> bool:
+        return self.exception is not None
+
+    def get(self, _timeout_s: float) -> None:
+        if self.exception is not None:
+            raise self.exception
+
+
+class BreakingClient:
+    """The first connection of a producer: when it has taken one record, another thread finds it broken. What becomes of
+    a record after that is for `take_next` to say.
+    """
+
+    def __init__(self, find_broken: Callable[[], None], take_next: Callable[[], Answer]) -> None:
+        self._is_broken = False
+        self._find_broken = find_broken
+        self._take_next = take_next
+
+    def send(self, *_record: object, **_options: object) -> Answer:
+        if self._is_broken:
+            return self._take_next()
+        self._is_broken = True
+        self._find_broken()
+        return Answer()
+
+    def flush(self, timeout: float) -> None:
+        """Nothing waits."""
+
+    def close(self, timeout: float) -> None:
+        """Nothing is open."""
+
+
+class BreakingProducer(Producer):
+    """Has a `BreakingClient` and finds no broker for another connection."""
+
+    def __init__(self, take_next: Callable[[], Answer]) -> None:
+        self.client: BreakingClient | None = None
+        self._take_next = take_next
+        super().__init__("127.0.0.1:1")
+
+    def _connect(self) -> Any:
+        if self.client is not None:
+            raise BrokerUnavailable("no broker answers")
+        self.client = BreakingClient(self._find_broken, self._take_next)
+        return self.client
+
+    def _find_broken(self) -> None:
+        self._broken = True
+
+
+def expire() -> Answer:
+    """A record that is not acknowledged."""
+    return Answer(KafkaTimeoutError("expired"))
+
+
+def refuse_as_closed() -> Answer:
+    """A record for a connection that another thread has given up already."""
+    raise IllegalStateError("closed")
+
+
+def test_a_batch_stays_with_its_connection_when_another_thread_finds_it_broken_in_the_middle() -> None:
+    producer = BreakingProducer(expire)
+    titles = [Item(item_id=f"i{number}", title="A title") for number in range(3)]
+    assert producer.send_items(titles) == 3
+    with pytest.raises(DeliveryFailed) as raised:
+        producer.flush()
+    assert [position for position, _cause in raised.value.failures] == [1, 2]
+
+
+@pytest.mark.parametrize("take_next", [expire, refuse_as_closed])
+def test_a_delivery_that_breaks_in_the_middle_names_its_own_positions_and_leaves_none_for_the_next(
+    take_next: Callable[[], Answer],
+) -> None:
+    producer = BreakingProducer(take_next)
+    with pytest.raises(DeliveryFailed) as raised:
+        producer.deliver([click("u"), click("u"), click("u")])
+    assert [position for position, _cause in raised.value.failures] == [1, 2]
+    titles = [Item(item_id=f"i{number}", title="A title") for number in range(3)]
+    producer = BreakingProducer(take_next)
+    with pytest.raises(DeliveryFailed) as raised:
+        producer.deliver_items(titles)
+    assert [position for position, _cause in raised.value.failures] == [1, 2]
+    with pytest.raises(BrokerUnavailable):
+        producer.deliver_items(titles)
+    producer.flush()
 
 
 @pytest.mark.slow
