@@ -21,6 +21,7 @@ Enters: the value seen, the rule, what to do. Leaves: exceptions. Raised in ever
 """
 
 import re
+from collections.abc import Collection
 
 
 class NowrankError(Exception):
@@ -86,12 +87,15 @@ class ScorerUnavailable(NowrankError):
 
 
 class DeliveryFailed(NowrankError):
-    """Some events were not acknowledged; `failures` pairs each one's position with its cause."""
+    """Some events were not acknowledged; `failures` pairs each one's position with its cause, and `refused` has the
+    positions of those that the broker will not take however often they are sent, where that is known.
+    """
 
-    def __init__(self, failures: list[tuple[int, str]]) -> None:
+    def __init__(self, failures: list[tuple[int, str]], refused: Collection[int] = ()) -> None:
         first = f"; the first: event {failures[0][0]}: {failures[0][1]}" if failures else ""
         super().__init__(f"{len(failures)} events were not acknowledged by the broker{first}")
         self.failures = failures
+        self.refused = refused
 
 
 class StackError(NowrankError):

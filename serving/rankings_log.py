@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 class RankingsLog:
     """A bounded buffer and the thread that empties it.
 
-    While the broker is away it fills, and then what is new is dropped and counted.
+    While the broker is away it fills, and then what is new is dropped and counted. What was not acknowledged is sent
+    again and may arrive twice: readers know it by its `ranking_id`.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class RankingsLog:
                 self._waiting_bytes += memory_bytes
                 self._waiting.put_nowait(ranking)
         if not has_room:
-            self._metrics.count("nowrank_scorer_rankings_total", result="dropped")
+            self._count_dropped(1)
 
     def stop(self, timeout_s: float = 2.0) -> None:
         """Send what is left, as far as that is possible in the time, and end the thread."""
@@ -82,17 +83,18 @@ class RankingsLog:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        unsent: list[Ranking] = []
         while True:
-            if self._producer is None and not self._connect():
-                if self._stop.wait(RETRY_S):
-                    return
-                continue
-            batch = self._take()
-            if batch:
-                self._send(batch)
-            elif self._stop.is_set():
-                self._close()
-                return
+            has_broker = self._producer is not None or self._connect()
+            if has_broker:
+                batch = unsent or self._take()
+                if not batch and self._stop.is_set():
+                    break
+                unsent = self._send(batch) if batch else []
+            if (unsent or not has_broker) and self._stop.wait(RETRY_S):
+                break
+        self._count_dropped(len(unsent) + self._waiting.qsize())
+        self._close()
 
     def _connect(self) -> bool:
         try:
@@ -114,19 +116,29 @@ class RankingsLog:
             self._waiting_bytes -= sum(map(_memory_bytes, batch))
         return batch
 
-    def _send(self, batch: list[Ranking]) -> None:
+    def _send(self, batch: list[Ranking]) -> list[Ranking]:
+        """Send a batch; what of it the broker did not acknowledge, to be sent again."""
         assert self._producer is not None
+        unsent: list[Ranking] = []
+        dropped = 0
         try:
-            logged = self._producer.deliver([fit_ranking(ranking) for ranking in batch])
+            self._producer.deliver([fit_ranking(ranking) for ranking in batch])
         except DeliveryFailed as error:
-            logged = len(batch) - len(error.failures)
-            log.warning("rankings were lost: %s", error)
+            unsent = [batch[position] for position, _cause in error.failures if position not in error.refused]
+            dropped = len(error.refused)
+            log.warning("%d rankings are sent again, %d were refused: %s", len(unsent), dropped, error)
+        except BrokerUnavailable as error:
+            unsent = batch
+            log.warning("%d rankings are sent again: %s", len(batch), error)
         except NowrankError as error:
-            logged = 0
-            log.warning("%d rankings were lost: %s", len(batch), error)
-            self._stop.wait(RETRY_S)
-        self._metrics.count("nowrank_scorer_rankings_total", logged, result="logged")
-        self._metrics.count("nowrank_scorer_rankings_total", len(batch) - logged, result="dropped")
+            dropped = len(batch)
+            log.warning("%d rankings were lost: %s", dropped, error)
+        self._metrics.count("nowrank_scorer_rankings_total", len(batch) - len(unsent) - dropped, result="logged")
+        self._count_dropped(dropped)
+        return unsent
+
+    def _count_dropped(self, count: int) -> None:
+        self._metrics.count("nowrank_scorer_rankings_total", count, result="dropped")
 
     def _close(self) -> None:
         if self._producer is not None:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.errors import InvalidRecordError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from features.catalogue import Item
 from infra.clock import monotonic_s
@@ -36,6 +36,8 @@ BULK_LINGER_MS = 250
 REQUEST_TIMEOUT_S = 10.0
 # What a batch may take beyond its delivery timeout until kafka-python has noticed.
 EXPIRY_SLACK_S = 5.0
+# What a broker says of a record itself, not of its own state.
+REFUSALS = (InvalidRecordError, MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 def new_event_id() -> str:
@@ -155,7 +157,8 @@ class Producer:
                 unsent = [(later, str(error)) for later in range(position, len(records))]
                 break
         if failures := self._wait(futures) + unsent:
-            raise DeliveryFailed(failures)
+            refused = {position for position, future in futures if isinstance(future.exception, REFUSALS)}
+            raise DeliveryFailed(failures, refused)
         return len(records)
 
     def _queue_all(self, records: list[NewRecord]) -> int:

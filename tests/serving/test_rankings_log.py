@@ -1,14 +1,19 @@
 """Every answer is logged with what it was made of, and nothing ever waits for the log."""
 
 import asyncio
+import itertools
+import threading
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, cast
 
 import httpx
 import msgspec
 import numpy as np
 
 from features.vector import COLUMN_NAMES
+from infra.errors import BrokerUnavailable, DeliveryFailed, NowrankError
 from infra.metrics import Metrics
 from infra.settings import Settings
 from serving.contract import RankRequest
@@ -102,6 +107,88 @@ def test_long_rankings_wait_within_a_bound_of_bytes(settings: Settings) -> None:
     assert metrics.registry.get_sample_value("nowrank_scorer_rankings_total", {"result": "dropped"}) == 45
     log.put(make_ranking(0))
     assert metrics.registry.get_sample_value("nowrank_scorer_rankings_total", {"result": "dropped"}) == 45
+
+
+class AnsweringProducer:
+    """Delivers as it is told: raises the next of its `errors`, and takes everything when there is none left."""
+
+    def __init__(self, errors: Iterable[NowrankError]) -> None:
+        self.tries = 0
+        self.taken: list[str] = []
+        self.may_answer = threading.Event()
+        self._errors = iter(errors)
+
+    def deliver(self, rankings: list[Ranking]) -> int:
+        self.tries += 1
+        assert self.may_answer.wait(10)
+        failed: set[int] = set()
+        if (error := next(self._errors, None)) is not None:
+            if not isinstance(error, DeliveryFailed):
+                raise error
+            failed = {position for position, _cause in error.failures}
+        self.taken += [ranking.ranking_id for at, ranking in enumerate(rankings) if at not in failed]
+        if error is not None:
+            raise error
+        return len(rankings)
+
+    def close(self) -> None:
+        """Nothing waits."""
+
+
+class AnsweredLog(RankingsLog):
+    """Sends by an `AnsweringProducer`."""
+
+    def __init__(self, producer: AnsweringProducer, capacity: int = 10) -> None:
+        self.metrics = Metrics("scorer")
+        super().__init__(Settings(kafka="127.0.0.1:1"), self.metrics, capacity=capacity)
+        self._producer = cast(Any, producer)
+
+    def count(self, result: str) -> float | None:
+        return self.metrics.registry.get_sample_value("nowrank_scorer_rankings_total", {"result": result})
+
+
+def put_numbers(log: RankingsLog, *numbers: int) -> None:
+    for number in numbers:
+        log.put(msgspec.structs.replace(make_ranking(1), ranking_id=str(number)))
+
+
+def test_rankings_wait_while_the_broker_is_away_and_only_what_does_not_fit_is_dropped() -> None:
+    producer = AnsweringProducer([BrokerUnavailable("away"), DeliveryFailed([(0, "expired")])])
+    log = AnsweredLog(producer, capacity=2)
+    log.start()
+    put_numbers(log, 0)
+    wait_until(lambda: producer.tries == 1)
+    put_numbers(log, 1, 2, 3)
+    producer.may_answer.set()
+    wait_until(lambda: log.count("logged") == 3)
+    log.stop()
+    assert producer.taken == ["0", "1", "2"]
+    assert log.count("dropped") == 1
+
+
+def test_ranking_that_the_broker_refuses_is_dropped_and_those_beside_it_are_sent_again() -> None:
+    producer = AnsweringProducer([DeliveryFailed([(0, "too large"), (1, "expired")], {0})])
+    producer.may_answer.set()
+    log = AnsweredLog(producer)
+    put_numbers(log, 0, 1, 2)
+    log.start()
+    wait_until(lambda: log.count("logged") == 2)
+    log.stop()
+    assert producer.taken == ["2", "1"]
+    assert log.count("dropped") == 1
+
+
+def test_what_a_broker_that_is_away_leaves_at_the_stop_is_counted_as_dropped() -> None:
+    producer = AnsweringProducer(itertools.repeat(BrokerUnavailable("away")))
+    log = AnsweredLog(producer)
+    log.start()
+    put_numbers(log, 0)
+    wait_until(lambda: producer.tries == 1)
+    put_numbers(log, 1, 2)
+    producer.may_answer.set()
+    log.stop(timeout_s=10.0)
+    assert log.count("dropped") == 3
+    assert producer.taken == []
 
 
 class KeptRankings(RankingsLog):
