@@ -22,7 +22,7 @@ from streams.served_log import TOPIC, ServedLog, read_served_log
 from tests.serving.untrained import save_untrained_artifact
 
 pytestmark = pytest.mark.slow
-ASKED = 260
+ASKED = 520
 TASKS = ("pre_query", "search", "more_like_this")
 WAIT_S = 60.0
 ITEMS = [Item(item_id=f"t{n}", title=f"Title {n}", kind="movie", genres=(("Drama", "Noir")[n % 2],)) for n in range(30)]
