@@ -14,9 +14,9 @@ and no checkpoint.
 """
 
 import asyncio
-import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,11 @@ STAGES: dict[str, Any] = {"session": SessionStage, "target": TargetStage}
 
 
 def signal_at(number: signal.Signals, stage: str, point: str, nth: int) -> None:
-    """Send this process a signal when a stage comes to a point for the nth time."""
+    """Send this process a signal when a stage comes to a point for the nth time.
+
+    To the thread that writes: a signal to the process may reach another thread first, and this one goes on meanwhile,
+    past its point.
+    """
     write_rows, write_checkpoints = FencedStore.write_rows, FencedStore.write_checkpoints
     is_due = _nth(nth)
 
@@ -40,10 +44,10 @@ def signal_at(number: signal.Signals, stage: str, point: str, nth: int) -> None:
         rows = list(rows)
         is_ours = bool(rows) and _stage_of(rows[0]) == stage
         if is_ours and point == "rows" and is_due():
-            os.kill(os.getpid(), number)
+            signal.pthread_kill(threading.get_ident(), number)
         if is_ours and point == "half" and len(rows) > 1 and is_due():
             first = write_rows(store, rows[::2])
-            os.kill(os.getpid(), number)
+            signal.pthread_kill(threading.get_ident(), number)
             accepted = [True] * len(rows)
             accepted[::2], accepted[1::2] = first, write_rows(store, rows[1::2])
             return accepted
@@ -51,7 +55,7 @@ def signal_at(number: signal.Signals, stage: str, point: str, nth: int) -> None:
 
     def signalling_checkpoints(store: FencedStore, name: str, checkpoints: dict[str, bytes]) -> None:
         if name == stage and checkpoints and point == "checkpoint" and is_due():
-            os.kill(os.getpid(), number)
+            signal.pthread_kill(threading.get_ident(), number)
         write_checkpoints(store, name, checkpoints)
 
     setattr(FencedStore, "write_rows", signalling_rows)  # noqa: B010 - to mypy an assignment would change the type

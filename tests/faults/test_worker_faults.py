@@ -27,15 +27,16 @@ STALL_TIMEOUT_S = 5.0
 EXIT_CODES_OF_A_BLOCKED_LOOP = (1, -signal.SIGSEGV)
 
 
-def test_worker_killed_three_times_in_the_middle_of_a_batch(world: World, case: Case) -> None:
-    case.expects("3 x SIGKILL; begins at its checkpoints; every row equal")
+def test_worker_killed_four_times_in_the_middle_of_a_batch(world: World, case: Case) -> None:
+    case.expects("4 x SIGKILL; begins at its checkpoints; every row equal")
     workload = Workload(seed=1)
-    # Deltas sent and no row written; half of the users' rows written; half of the targets' rows written.
-    worker = world.worker(faults=["kill session rows 8", "kill session half 8", "kill target half 8"]).keep()
+    # Deltas sent and no row written; half of the users' rows; half of the targets' rows; all of them and no checkpoint.
+    faults = ["kill session rows 8", "kill session half 8", "kill target half 8", "kill target checkpoint 8"]
+    worker = world.worker(faults=faults).keep()
     with Load(world.settings, workload, EVENTS_PER_S):
-        wait_until(lambda: len(worker.exit_codes) == 3, "three ends")
+        wait_until(lambda: len(worker.exit_codes) == len(faults), "an end for each fault")
         worker.wait_until_ready()
-    assert worker.exit_codes == [-signal.SIGKILL] * 3
+    assert worker.exit_codes == [-signal.SIGKILL] * len(faults)
     case.observes(
         f"{world.check_exact(workload)}, {worker.metric('nowrank_worker_duplicates_total'):.0f} repeats dropped"
     )
