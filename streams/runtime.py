@@ -19,7 +19,7 @@ from infra.clock import monotonic_s
 from infra.errors import BrokerUnavailable
 from infra.metrics import Metrics
 from infra.settings import Settings
-from streams.checkpoints import Checkpoint, decode_checkpoints
+from streams.checkpoints import Checkpoint, decode_checkpoints, encode_checkpoint
 from streams.dead_letters import DeadLetter, encode_dead_letter
 from streams.deltas import MAX_MESSAGE_BYTES, SourcedDelta, send_deltas
 from streams.known_items import KnownItems
@@ -161,7 +161,9 @@ class Runtime:
             self._revoked_s = None
 
     async def begin(self, consumer: Any) -> dict[Any, int]:
-        """At an assignment: forget what was cached, read the checkpoints, and say where each assigned log goes on."""
+        """At an assignment: forget what was cached, read the checkpoints, write those of logs that begin, and say where
+        each assigned log goes on.
+        """
         async with AsyncExitStack() as locks:
             for lock in self._busy.values():
                 await locks.enter_async_context(lock)
@@ -173,8 +175,12 @@ class Runtime:
             }
             known = (log for own in checkpoints.values() for log, checkpoint in own.items() if checkpoint.log_id)
             _end_if_gone({log.rpartition("-")[0] for log in known}, self._log_ids)
+            stored = {stage: set(own) for stage, own in checkpoints.items()}
             starts = await self._starts(consumer, checkpoints)
             for name, stage in self._stages.items():
+                # Or a store whose worker waits for a log's first record would look like one that no worker has met.
+                new = {log: encode_checkpoint(one) for log, one in checkpoints[name].items() if log not in stored[name]}
+                await self._stores[name].call(FencedStore.write_checkpoints, name, new)
                 stage.begin(checkpoints[name])
         for progress in self.progress.values():
             progress.moved_s = monotonic_s()

@@ -4,8 +4,9 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +92,17 @@ def test_a_store_that_was_folded_from_the_log_is_equal_to_it(
     monkeypatch.setenv("NOWRANK_REDIS", folded.settings.redis)
     assert main(["verify"]) == 0
     assert capsys.readouterr().out.endswith(f"\n0 of {report.records} records are not folded yet\nequal\n")
+
+
+def test_the_first_record_of_a_log_that_a_worker_holds_is_not_folded_yet_and_no_doubt(tmp_path: Path) -> None:
+    with closing(World(tmp_path)) as world:
+        worker = world.worker().start()
+        worker.wait_until_ready()
+        worker.terminate()
+        send(world.settings, Workload(seed=17).take(1))
+        report = verified(world)
+        assert (report.unverifiable, report.exit_code) == ({}, 0)
+        assert sum(report.unfolded.values()) == 1
 
 
 def test_a_store_into_which_nothing_was_folded_is_not_called_equal(folded: World, client: redis.Redis) -> None:
