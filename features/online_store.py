@@ -6,7 +6,8 @@ tools and tests (`read_states`).
 The protocol: a row carries the offsets it contains (`_in`), a write succeeds only if they are still the ones that were
 read, and every call of a worker checks `generation`, a random value that the store got when it was first used. A store
 that was emptied has another one; a connection that broke is never opened again, because the store behind it may have
-been rolled back. In both cases the process ends and begins at its checkpoints.
+been rolled back. In both cases the process ends and begins at its checkpoints. Rows carry their project and checkpoints
+do not, so a store belongs to the project that it was first used for.
 """
 
 import uuid
@@ -35,6 +36,7 @@ from infra.redaction import hash_id
 # Longer than any record of ours stays in its log: what Redis drops that late is empty by the fold's own rule.
 LOG_RETENTION_MS = 8 * 7 * 24 * 3600 * 1000
 GENERATION_KEY = b"nowrank:generation"
+PROJECT_KEY = b"nowrank:project"
 CHECKPOINT_KEY = b"nowrank:checkpoint:"
 REFUSALS = (redis.ResponseError, redis.AuthenticationError)  # a wrong password is a ConnectionError to redis-py
 SENT_TOGETHER = 16  # rows
@@ -124,7 +126,8 @@ class Row:
 
 
 class FencedStore:
-    """A worker's one connection to the store; raises `StoreFenced` once the store is not the one it began with.
+    """A worker's one connection to the store; raises `StoreUnavailable`, `SettingsError` for the store of another
+    project, and `StoreFenced` once the store is not the one it began with.
 
     It speaks through one connection that it opens itself, once: redis-py's clients would open another one silently.
     """
@@ -135,16 +138,24 @@ class FencedStore:
         self._is_broken = False
         try:
             self._connection.connect()
-            _, self._generation, self._read_sha, self._write_sha, self._move_sha = self._exchange(
+            _, self._generation, _, owner, self._read_sha, self._write_sha, self._move_sha = self._exchange(
                 [
                     ("SET", GENERATION_KEY, uuid.uuid4().hex, "NX"),
                     ("GET", GENERATION_KEY),
+                    ("SET", PROJECT_KEY, project, "NX"),
+                    ("GET", PROJECT_KEY),
                     *(("SCRIPT", "LOAD", script) for script in (_READ, _WRITE, _MOVE_CHECKPOINTS)),
                 ]
             )
         except redis.RedisError as error:
             self.close()
             raise no_answer(connection_string, error) from error
+        if owner != project.encode():
+            self.close()
+            raise SettingsError(
+                f"NOWRANK_FEAST_PROJECT is {project!r}, but the online store at {hide_password(connection_string)!r} "
+                f"is that of {owner.decode(errors='replace')!r}: each project needs a database of its own"
+            )
 
     def read_rows(self, family: RowFamily, values: Sequence[str]) -> list[Row]:
         """The rows of `values`, in order; a missing one has a new state and contains nothing. One round trip. Raises

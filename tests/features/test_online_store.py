@@ -291,6 +291,20 @@ def test_a_store_that_does_not_answer_is_named_without_its_password() -> None:
     assert "hunter2" not in str(gone.value)
 
 
+def test_a_store_belongs_to_the_project_that_it_was_first_used_for(
+    settings: Settings, store: FencedStore, redis_client: redis.Redis
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        FencedStore(f"{settings.redis},db=0", "second")
+    assert str(refused.value) == (
+        f"NOWRANK_FEAST_PROJECT is 'second', but the online store at '{settings.redis},db=0' is that of '{PROJECT}': "
+        "each project needs a database of its own"
+    )
+    store.read_rows(ITEM, ["50"])  # it goes on
+    redis_client.flushdb()
+    FencedStore(settings.redis, "second").close()
+
+
 def test_a_store_that_refuses_the_first_call_is_not_said_to_be_silent_or_gone(
     settings: Settings, redis_client: redis.Redis
 ) -> None:
