@@ -140,6 +140,7 @@ class _Reader:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
+        self._log_id: Any = None
 
     def read_to_end(self, timeout_s: float, titles: T, pause: Callable[[], object] = lambda: None) -> T:
         """Put everything up to where the topic ended when this was called into `titles`; `pause` comes after each
@@ -147,6 +148,7 @@ class _Reader:
         """
         deadline_s = monotonic_s() + timeout_s
         partitions = [TopicPartition(topics.ITEMS, number) for number in self._partitions(deadline_s)]
+        self._log_id = self._topic_id()
         ends = read_log_ends(self._consumer, partitions, timeout_s)
         self._consumer.assign(partitions)
         self._consumer.seek_to_beginning(*partitions)
@@ -158,10 +160,15 @@ class _Reader:
         return titles
 
     def is_other_log(self) -> bool:
-        """Whether the topic is not the one that was read: it ends before what was read, or has other partitions.
+        """Whether the topic is not the one that was read: it has another id, ends before what was read, or has other
+        partitions.
 
-        So it is after the embedded broker was started again: its log lives in memory.
+        So it is after it was deleted and made anew, or the embedded broker, whose log lives in memory, was started
+        again.
         """
+        found = self._topic_id()
+        if self._log_id and found and found != self._log_id:
+            return True
         assigned = self._consumer.assignment()
         numbers = self._consumer.partitions_for_topic(topics.ITEMS)
         if numbers and numbers != {partition.partition for partition in assigned}:
@@ -175,6 +182,10 @@ class _Reader:
 
     def close(self) -> None:
         self._consumer.close(autocommit=False)
+
+    def _topic_id(self) -> Any:
+        """The broker's id of the topic, by the metadata that the client refreshes anyway; None when there is none."""
+        return self._consumer._client.cluster.topic_id(topics.ITEMS)
 
     def _partitions(self, deadline_s: float) -> Iterable[int]:
         while not (partitions := self._consumer.partitions_for_topic(topics.ITEMS)):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kafka.admin import KafkaAdminClient
 
 from features.catalogue import Catalogue, Item
 from infra.clock import monotonic_s
@@ -16,7 +17,7 @@ from infra.errors import BrokerUnavailable, InvalidEvent
 from infra.settings import Settings
 from streams.catalogue import CatalogueFollower, convert_item, decode_item, encode_item
 from streams.producer import Producer
-from streams.topics import create_topics, describe_topics
+from streams.topics import ITEMS, create_topics, describe_topics
 
 pytestmark = pytest.mark.slow
 
@@ -162,6 +163,23 @@ def test_a_follower_begins_again_when_the_broker_comes_back_with_another_log(tmp
             with Producer(settings) as producer:
                 producer.send_item(FULL)
             wait_for(lambda: list(follower.catalogue) == [FULL], timeout_s=60.0)
+
+
+def test_a_follower_begins_again_when_the_topic_was_made_anew_with_more_titles(tmp_path: Path) -> None:
+    with EmbeddedServers(tmp_path) as servers:
+        settings = Settings(kafka=servers.kafka)
+        create_topics(settings)
+        with Producer(settings) as producer:
+            producer.send_items(Item(item_id=f"old-{number}", title="Old") for number in range(5))
+        with following(settings) as follower:
+            admin = KafkaAdminClient(bootstrap_servers=settings.kafka)
+            admin.delete_topics([ITEMS])
+            admin.close()
+            create_topics(settings)
+            with Producer(settings) as producer:
+                producer.send_items(Item(item_id=f"new-{number}", title="New") for number in range(9))
+            wait_for(lambda: {item.title for item in follower.catalogue} == {"New"})
+            assert len(follower.catalogue) == 9
 
 
 def _created(settings: Settings) -> bool:
