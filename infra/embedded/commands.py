@@ -6,6 +6,7 @@ Enters: arguments. Leaves: a running stack, or none, and what there is to know a
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import psutil
 from infra.addresses import hide_password
 from infra.clock import now_ms
 from infra.embedded.control import run_stack, start_stack, stop_stack
-from infra.embedded.plan import PARTS
+from infra.embedded.plan import PARTS, make_plan
 from infra.embedded.stack_file import DAMAGED, running_stack
 from infra.errors import StackError
 from infra.restarts import REST_S
@@ -30,11 +31,13 @@ examples:
                                     workers, scorer and canary on servers of your own
 
 A part that ends is started again, at most 30 s later. Where a stack runs already, exit code 1 says that a part of it is
-not ready.
+not ready, or that it was started without a part that is asked for.
 
 Ports are free loopback ports, chosen at each start; `nowrank status` and stack.json in the state folder (.nowrank) name
 them. The broker keeps its log in memory: when it starts, the embedded store is emptied, for its rows count events of
 that log. For development on one machine; in production use Apache Kafka and Redis."""
+
+_ANEW = "To start everything anew: `nowrank down`, then `nowrank up`; the embedded broker loses its log by that."
 
 
 def up_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +55,7 @@ def up_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def up(args: argparse.Namespace) -> int:
-    """Start the stack, or say what is running; 1 when a part of what is running is not ready."""
+    """Start the stack, or say what is running; 1 when that lacks a part that is asked for, or a part is not ready."""
     settings = load_settings(running_stack=False)
     if args.workers is not None:
         settings = replace(settings, workers=args.workers)
@@ -63,10 +66,10 @@ def up(args: argparse.Namespace) -> int:
     running = running_stack(settings.state_dir.resolve())
     if running is not None and (running["state"] == "running" or not args.detach):
         running["processes"] = [_with_true_state(process) for process in running["processes"]]
-        print("already running:" if running["state"] == "running" else f"already {running['state']}:")
+        print(f"already {running['state']}:")
         print(_table(running))
-        if running["state"] == "running" and not _all_ready(running):
-            print(_not_ready(running), file=sys.stderr)
+        if lacking := _lacking(running, settings, args.only):
+            print(lacking, file=sys.stderr)
             return 1
     elif args.detach:
         start_stack(settings, only=args.only, say=_say)
@@ -119,6 +122,18 @@ def _all_ready(running: dict[str, Any]) -> bool:
     return all(process["state"] == "ready" for process in running["processes"])
 
 
+def _lacking(running: dict[str, Any], settings: Settings, only: Collection[str]) -> str | None:
+    """What keeps a stack that runs from being the one that was asked for; None when nothing does."""
+    if running["state"] != "running":
+        return f"nowrank: the stack is {running['state']}: see `nowrank status`, then try again."
+    if not _all_ready(running):
+        return _not_ready(running)
+    plan = make_plan(replace(settings, kafka=running["kafka"], redis=running["redis"]), only)
+    runs = {process["name"] for process in running["processes"]}
+    absent = [part.name for part in (*plan.servers, *plan.processes, *plan.watchers) if part.name not in runs]
+    return f"nowrank: this stack was started without {', '.join(absent)}. {_ANEW}" if absent else None
+
+
 def _not_ready(running: dict[str, Any]) -> str:
     names = [process["name"] for process in running["processes"] if process["state"] != "ready"]
     if any(process["state"] == DAMAGED for process in running["processes"]):
@@ -127,8 +142,7 @@ def _not_ready(running: dict[str, Any]) -> str:
         )
     return (
         f"nowrank: not ready: {', '.join(names)}. What has ended is started again by itself, at most {REST_S:g} s "
-        "later, and its log says why it ended. To start everything anew: `nowrank down`, then `nowrank up`; the "
-        "embedded broker loses its log by that."
+        f"later, and its log says why it ended. {_ANEW}"
     )
 
 

@@ -194,10 +194,28 @@ def test_logs_of_the_run_before_are_kept_once(own: Settings) -> None:
 
 def test_second_up_says_what_is_running_and_succeeds(own: Settings) -> None:
     stack = start_stack(own, only=("redis",), say=lambda line: None)
-    again = run_cli(own, "up")
-    assert again.returncode == 0
+    again = run_cli(own, "up", "--only", "redis")
+    assert (again.returncode, again.stderr) == (0, "")
     assert "already running" in again.stdout
     assert stack["redis"] in again.stdout
+
+
+@pytest.mark.parametrize("how", [(), ("--detach",)], ids=["here", "detached"])
+def test_up_over_a_stack_without_what_is_asked_for_names_it_and_fails(own: Settings, how: tuple[str, ...]) -> None:
+    start_stack(own, only=("redis",), say=lambda line: None)
+    again = run_cli(own, "up", *how)
+    assert again.returncode == 1
+    assert "already running" in again.stdout
+    assert "started without broker, session-0, target-0, scorer, canary. To start" in again.stderr
+
+
+def test_up_beside_one_that_is_starting_says_so_and_fails(own: Settings) -> None:
+    with hold_lock(own.state_dir):
+        write_own_stack(own, "starting")
+        again = run_cli(own, "up")
+    assert again.returncode == 1
+    assert "already starting" in again.stdout
+    assert again.stderr == "nowrank: the stack is starting: see `nowrank status`, then try again.\n"
 
 
 def test_status_tells_a_running_stack_from_none(own: Settings) -> None:
