@@ -123,6 +123,11 @@ CATALOGUE: tuple[MetricSpec, ...] = (
         "When a probe was last readable in every view; 0: never",
     ),
     # scorer
+    MetricSpec(
+        "nowrank_scorer_starts_total",
+        "counter",
+        "Scorer processes that have started; of several on one port, one that is started again counts on",
+    ),
     MetricSpec("nowrank_scorer_requests_total", "counter", "HTTP requests", ("route", "code")),
     MetricSpec(
         "nowrank_scorer_rank_seconds", "histogram", "Time to answer a ranking request", ("task",), LATENCY_BUCKETS_S

@@ -53,6 +53,7 @@ class ScorerProcess:
     def __init__(self, settings: Settings, shared: SharedMetrics | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics("scorer", shared=shared)
+        self.metrics.count("nowrank_scorer_starts_total")
         self._has_siblings = shared is not None
         self.library = Library(self.metrics)
         self.scorer = Scorer(self.library)

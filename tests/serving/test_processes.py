@@ -119,6 +119,7 @@ def test_killing_one_process_loses_its_unanswered_requests_only_and_the_metrics_
         for counter in (RANKED, 'nowrank_scorer_rank_seconds_count{task="pre_query"}'):
             assert answered - CALLERS <= metric(client, counter) <= answered + lost
         assert metric(client, "nowrank_scorer_unfinished_requests") == 0
+        assert metric(client, "nowrank_scorer_starts_total") == 3
     assert len(running.children()) == 2
 
 
