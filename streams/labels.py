@@ -6,9 +6,19 @@ Enters: nothing; sources build these. Leaves: `Label`, `Log`. Read by the import
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from features.catalogue import Item
 from streams.events import Engaged
+
+
+class Asked(NamedTuple):
+    """In which task, and where, a title was found."""
+
+    task: str
+    query: str | None
+    source_item_id: str | None
+    country: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +40,18 @@ class Label:
     events: tuple[Engaged, ...]
     revised: tuple[tuple[int, bool], ...] = ()
     """When an event turned what those before it had said, and what they had said; in order."""
+    told: tuple[int, Asked] | None = None
+    """When a later event said in which task the title was found, and what was taken for it until then."""
 
     def as_of(self, end_ms: int) -> "Label":
         """The label as the events before `end_ms`, which lies after the first of them, have it."""
+        known: dict[str, Any] = {}
         positive = next((before for at_ms, before in self.revised if at_ms >= end_ms), self.positive)
-        return self if positive == self.positive else replace(self, positive=positive)
+        if positive != self.positive:
+            known["positive"] = positive
+        if self.told is not None and self.told[0] >= end_ms:
+            known |= self.told[1]._asdict()
+        return replace(self, **known) if known else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from features.catalogue import Item
 from features.text import normalise_query
 from streams.events import Click, Engaged, Play, Thumb
-from streams.labels import Label, Log
+from streams.labels import Asked, Label, Log
 from streams.sources.derive import POSITIVE_STARS, SESSION_GAP_S, WATCHED_SHARE, Draw, derive_query
 
 SESSION_GAP_MS = SESSION_GAP_S * 1000
@@ -98,22 +98,19 @@ def label_of(decision: Decision, searched: Mapping[str, Item]) -> Label:
     """
     first, told = decision.events[0], decision.told
     positive, revised = _judge(decision.events)
-    if told.task is not None:
-        task, query, source = str(told.task), told.query, told.source_item_id
-    else:
-        task, query, source = _assigned(told, decision.previous_item, searched.get(first.item_id))
+    asked = at_first = _asked(first, decision.previous_item, searched)
+    if told is not first:
+        asked = _asked(told, decision.previous_item, searched)
     return Label(
         user_id=first.user_id,
         item_id=first.item_id,
         positive=positive,
         ts_ms=first.event_ts_ms,
-        task=task,
         session_id=decision.session_id,
-        query=query if task == "search" else None,
-        source_item_id=source if task == "more_like_this" else None,
-        country=told.country,
         events=tuple(decision.events),
         revised=revised,
+        told=(told.event_ts_ms, at_first) if told is not first else None,
+        **asked._asdict(),
     )
 
 
@@ -149,6 +146,16 @@ def _verdicts(events: Iterable[Engaged]) -> Iterator[tuple[Engaged, bool]]:
             yield event, thumb != "down"
         else:
             yield event, share >= LEAST_WATCHED if share >= 0 else clicked
+
+
+def _asked(event: Engaged, previous: str | None, searched: Mapping[str, Item]) -> Asked:
+    """What the event says of where its title was found, or what is assigned to it."""
+    if event.task is not None:
+        task, query, source = str(event.task), event.query, event.source_item_id
+    else:
+        task, query, source = _assigned(event, previous, searched.get(event.item_id))
+    is_search, is_related = task == "search", task == "more_like_this"
+    return Asked(task, query if is_search else None, source if is_related else None, event.country)
 
 
 def _assigned(event: Engaged, previous: str | None, item: Item | None) -> tuple[str, str | None, str | None]:

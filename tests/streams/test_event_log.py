@@ -67,6 +67,19 @@ def test_a_label_as_of_a_time_knows_only_the_events_before_it() -> None:
     assert label.as_of(BEGIN_MS + 60_000 * 99) is label
 
 
+def test_a_label_as_of_a_time_knows_its_task_by_the_events_before_it() -> None:
+    label = _only_label(
+        _click("t1", 0, session_id="s", source_item_id="t0", country="DE"),
+        _click("t1", 50, session_id="s", task="search", query="lo", country="FR"),
+    )
+    asked = {
+        minutes: (known.task, known.query, known.source_item_id, known.country)
+        for minutes in (50, 51)
+        for known in [label.as_of(BEGIN_MS + 60_000 * minutes)]
+    }
+    assert asked == {50: ("more_like_this", None, "t0", "DE"), 51: ("search", "lo", None, "FR")}
+
+
 def test_each_part_of_a_log_knows_what_came_before_its_end() -> None:
     log = log_of_events([
         *(_click(title, minutes) for title, minutes in (("t1", 0), ("t2", 40), ("t3", 80))),
