@@ -8,6 +8,7 @@ cannot continue from ends the process; its supervisor starts a new one, which be
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -17,16 +18,19 @@ from typing import Any
 import faust
 import uvloop
 from aiokafka import TopicPartition
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 
 from infra.metrics import Metrics
 from infra.settings import STAGES, Settings
 from streams.batcher import Batcher
+from streams.holes import Holes
 from streams.log_records import Record
 from streams.runtime import TOPICS_OF, Runtime, or_end
 from streams.worker_http import WorkerHttp
 
+HOLE_PAUSE_S = 0.01
 MAX_WAITING_CHUNKS = 16
 SWITCH_INTERVAL_S = 0.0005
 log = logging.getLogger(__name__)
@@ -68,7 +72,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._handed_on: dict[Any, int] = {}  # the end of the newest chunk, by topic-partition
+        self._handed_on: dict[Any, int] = {}  # where each log goes on behind the newest chunk, or its checkpoint
+        self._holes = Holes()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, ConsumerMessage]]:
         fetched, active = await self._wait_next_records(timeout)
@@ -83,8 +88,19 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
                 continue
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return
+            begin = self._handed_on.get(tp, own[0].offset)
+            if self._holes.may_fill(tp, begin, own):
+                await self._fetch_again(tp, begin, generation)
+                continue
             self._handed_on[tp] = own[-1].offset + 1
             yield tp, _Chunk.of(tp, own, generation)
+
+    async def _fetch_again(self, tp: Any, begin: int, generation: int) -> None:
+        with contextlib.suppress(IllegalStateError):  # a rebalance has taken it
+            await self._thread.seek_wait({tp: begin})
+        if self.app.consumer_generation_id != generation:
+            await self.perform_seek()  # or `begin` might lie behind the new assignment's checkpoint
+        await asyncio.sleep(HOLE_PAUSE_S)
 
     def next_offset(self, tp: Any, folded: int) -> int:
         """Where a log that is folded up to the offset `folded` goes on: behind what is passed and holds no records,
@@ -111,12 +127,12 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def seek_to_committed(self) -> dict[Any, int]:
         runtime: Runtime = self.app.runtime
         runtime.is_ready = False
-        self._handed_on.clear()
         offsets: dict[Any, int] = {}
 
         async def begin() -> None:
             offsets.update(await runtime.begin(self))
             await self.seek_wait(offsets)
+            self._handed_on = dict(offsets)
 
         await or_end(begin(), "the assignment could not begin")
         log.info("assigned %s", {f"{tp.topic}-{tp.partition}": offset for tp, offset in sorted(offsets.items())})

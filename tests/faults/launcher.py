@@ -8,6 +8,7 @@ Enters: `python -m tests.faults.launcher FAULT ...`. Leaves: a worker that hurts
     hang STAGE N          the Nth batch of STAGE waits for ever; the event loop goes on
     block STAGE N         the Nth batch of STAGE blocks the whole event loop for ever
     poison EVENT_ID       folding this event raises
+    hole TOPIC N          of TOPIC, the Nth fetch of three or more records lacks its first, the next one its second
 
 POINT: `rows`, deltas acknowledged and no row written; `half`, every other row written; `checkpoint`, all rows written
 and no checkpoint.
@@ -24,6 +25,7 @@ from typing import Any
 import features.user
 from features.online_store import FencedStore, Row
 from nowrank.cli import main
+from streams.app import _Consumer
 from streams.session_agent import SessionStage
 from streams.target_agent import TargetStage
 
@@ -90,6 +92,22 @@ def break_fold(event_id: str) -> None:
     setattr(features.user, "event_id_hash", breaking)  # noqa: B010
 
 
+def leave_out(topic: str, nth: int) -> None:
+    """Leave records out of fetches, as the embedded broker does while two producers append at the same time."""
+    fetch = _Consumer._getmany
+    is_due = [_nth(nth), _nth(nth + 1)]
+
+    async def fetching(self: Any, **asked: Any) -> Any:
+        fetched = await fetch(self, **asked)
+        for tp, records in fetched.items():
+            if tp.topic == topic and len(records) > len(is_due):
+                left_out = [place for place, due in enumerate(is_due) if due()]
+                fetched[tp] = [record for place, record in enumerate(records) if place not in left_out]
+        return fetched
+
+    setattr(_Consumer, "_getmany", fetching)  # noqa: B010
+
+
 def _nth(nth: int) -> Callable[[], bool]:
     """A question that is answered with yes the nth time that it is asked."""
     asked = 0
@@ -116,6 +134,8 @@ def plan(words: list[str]) -> None:
             stall(stage, int(nth), blocks_loop=action == "block")
         case ["poison", event_id]:
             break_fold(event_id)
+        case ["hole", topic, nth]:
+            leave_out(topic, int(nth))
         case _:
             raise SystemExit(f"no fault is called {' '.join(words)!r}")
 

@@ -11,6 +11,7 @@ from infra.clock import monotonic_s
 from streams.audit.verify import verify_store
 from streams.events import encode_event
 from streams.runtime import CANNOT_CONTINUE
+from streams.topics import CLICKS, DELTAS
 from tests.faults.cases import Case
 from tests.faults.processes import POLL_S, wait_until
 from tests.faults.workload import Load, Workload
@@ -145,6 +146,17 @@ def test_worker_that_stalls(world: World, case: Case, fault: str, exit_codes: tu
     [ended] = worker.exit_codes
     assert ended in exit_codes
     case.observes(f"exit code {worker.exit_codes[0]}; {world.check_exact(workload)}")
+
+
+@pytest.mark.parametrize("topic", [CLICKS, DELTAS])
+def test_fetches_that_leave_records_out(world: World, case: Case, topic: str) -> None:
+    case.expects("as the embedded broker may while two producers append; none is passed over, every row equal")
+    workload = Workload(seed=12)
+    worker = world.worker(faults=[f"hole {topic} 4"]).start()
+    worker.wait_until_ready()
+    with Load(world.settings, workload, EVENTS_PER_S):
+        wait_until(lambda: worker.metric("nowrank_worker_records_total") > 10 * EVENTS_PER_S, "it is under load")
+    case.observes(world.check_exact(workload))
 
 
 def test_log_with_the_marks_of_transactions(world: World, case: Case) -> None:
