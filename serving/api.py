@@ -27,7 +27,7 @@ from serving.access import Access, RateLimit, Tokens
 from serving.admin import Admin
 from serving.admission import Admission, Gate, Limits
 from serving.bodies import MAX_EVENTS_BYTES, MAX_RANK_BYTES, BodyReader
-from serving.contract import Health, Taken, decode_rank_request
+from serving.contract import Health, Live, Taken, decode_rank_request
 from serving.guard import USER_IDS, Guard
 from serving.intake import Intake
 from serving.openapi import openapi_document
@@ -90,7 +90,7 @@ class Api:
 
     async def live(self, request: Request) -> Response:
         """GET /health/live: the process answers."""
-        return Response(_encode(Health(status="live")), media_type=JSON_TYPE)
+        return Response(_encode(Live()), media_type=JSON_TYPE)
 
     async def ready(self, request: Request) -> Response:
         """GET /health/ready: 200 once it is warm, 503 before."""

@@ -228,10 +228,16 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[Rejected]
 
 
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """The process answers; whether it can rank, and with what, is for `Health`."""
+
+    status: Literal["live"] = "live"
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the scorer can answer, and with what."""
 
-    status: Literal["live", "warming_up", "ready"]
+    status: Literal["warming_up", "ready"]
     model: str = ""
     items: int = 0
     item_rows: int = 0

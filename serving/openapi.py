@@ -13,10 +13,10 @@ import msgspec
 from features.catalogue import Item
 from serving.admin import LogLevel
 from serving.bodies import MAX_EVENTS, MAX_EVENTS_BYTES, MAX_RANK_BYTES
-from serving.contract import Health, Problem, RankAnswer, RankRequest, Taken
+from serving.contract import Health, Live, Problem, RankAnswer, RankRequest, Taken
 from streams.events import Click, Play, Thumb
 
-_TYPES = (RankRequest, RankAnswer, Play, Click, Thumb, Item, Taken, Health, Problem, LogLevel)
+_TYPES = (RankRequest, RankAnswer, Play, Click, Thumb, Item, Taken, Live, Health, Problem, LogLevel)
 # `{}`: a scorer whose settings hold no token takes everybody's requests.
 _CALLER: list[dict[str, list[str]]] = [{"caller": []}, {}]
 _OPERATOR: list[dict[str, list[str]]] = [{"operator": []}]
@@ -52,7 +52,7 @@ def openapi_document() -> dict[str, Any]:
             "/rank": {"post": _rank()},
             "/events": {"post": _intake("events", "Publish events, for producers without Kafka", [Play, Click, Thumb])},
             "/items": {"post": _intake("items", "Put titles into the catalogue", [Item])},
-            "/health/live": {"get": _get("live", "Does the process answer?", {"200": _json("It does", Health)})},
+            "/health/live": {"get": _get("live", "Does the process answer?", {"200": _json("It does", Live)})},
             "/health/ready": {
                 "get": _get("ready", "Is it warm?", {"200": _json("It is", Health), "503": _json("Not yet", Health)})
             },
