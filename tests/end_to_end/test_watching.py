@@ -29,7 +29,7 @@ from serving.guard import CLIENT_GONE
 from streams.events import REASONS, Click, Play, Thumb
 from streams.producer import Producer, new_event_id
 from streams.topics import DELTAS, EVENT_TOPICS, PLAYS
-from tests.infra.watched import SPECS, Expression, expressions, rules
+from tests.infra.watched import PHASES, SPECS, Expression, degraded_statuses, expressions, rules
 from tests.serving.untrained import save_untrained_artifact
 from tests.serving.world import TITLES, make_items
 
@@ -77,14 +77,14 @@ CLOSED_VALUES = {
     "code": STATUS_CODES,
     "entity": {family.name for family in (*FAMILIES, SHOWN)},
     "kind": {kind.name.lower() for kind in Kind},
-    "phase": {"store", "candidates", "features", "model", "shared", "rules", "answer"},
+    "phase": PHASES,
     "reason": {*REASONS, *REFUSED},
     "result": {"accepted", "rejected", "lost", "logged", "dropped", "seen"},
     "route": ROUTES,
     "source": set(SOURCES),
     "stage": {"session", "target", "labels"},
     "step": {"append", "apply", "write"},
-    "status": {"store_missing", "store_timeout", "model_missing"},
+    "status": degraded_statuses(),
     "task": set(TASK_NAMES),
     "topic": {*EVENT_TOPICS, DELTAS},
     "variant": {DEFAULT},

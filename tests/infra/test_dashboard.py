@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.metrics import BATCH_BUCKETS
 from infra.prometheus.config import embedded_config, rules_path
+from infra.settings import Settings
+from serving.candidates import SOURCES
 from tests.infra.watched import (
     COMMON_LABELS,
+    PHASES,
     ROOT,
     SPECS,
     dashboard,
+    degraded_statuses,
     expressions,
     grouping_labels,
     named_metrics,
@@ -85,6 +90,28 @@ def test_panels_have_ids_titles_units_and_say_what_is_normal() -> None:
         assert len(panel["description"]) > 30, panel["title"]
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]), panel["title"]
         assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+@pytest.mark.parametrize(
+    ("title", "values"),
+    [
+        ("Candidates by source", set(SOURCES)),
+        ("Mean time by phase", PHASES),
+        ("Degraded answers", degraded_statuses()),
+    ],
+)
+def test_a_panel_that_lists_a_labels_values_lists_all_of_them(title: str, values: set[str]) -> None:
+    [description] = [panel["description"] for panel in panels() if panel["title"] == title]
+    told = re.sub(r" ?\([^)]*\)", "", description).partition(": ")[2].partition(". ")[0]
+    assert sorted(told.split(", ")) == sorted(values)
+
+
+def test_the_size_of_a_saturated_batch_is_the_setting_as_it_stands() -> None:
+    [description] = [panel["description"] for panel in panels() if panel["title"] == "Mean batch size by stage"]
+    runbook = (ROOT / "docs" / "operations.md").read_text().split("### NowrankLagHigh\n")[1].split("\n### ")[0]
+    for page in (description, runbook):
+        assert re.search(rf"NOWRANK_BATCH_MAX_EVENTS`? \({Settings().batch_max_events}\)", page), page
+    assert Settings().batch_max_events in BATCH_BUCKETS
 
 
 def test_every_panel_of_the_row_of_errors_says_none_so_far_while_nothing_goes_wrong(tmp_path: Path) -> None:

@@ -7,17 +7,21 @@ tests and by the test against a real Prometheus.
 import json
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import yaml
 
 from infra.metrics import CATALOGUE
 from infra.prometheus.config import rules_path
+from serving.rank import _degraded, to_status
+from serving.store_reader import RowsRead
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "infra" / "grafana" / "dashboards" / "nowrank.json"
 SPECS = {spec.name: spec for spec in CATALOGUE}
+PHASES = {"store", "shared", "candidates", "features", "model", "rules", "answer"}
 # Every process brings these: Prometheus itself puts them on what it scrapes, records and alerts.
 COMMON_LABELS = {"job", "instance", "le", "alertname", "alertstate", "severity"}
 
@@ -69,6 +73,19 @@ def expressions() -> Iterator[Expression]:
     for rule in rules():
         where = f"record {rule['record']}" if "record" in rule else f"alert {rule['alert']}"
         yield Expression(where, rule["expr"], "alert" in rule)
+
+
+def degraded_statuses() -> set[str]:
+    """Every status that a degraded answer can be counted with."""
+    kinds = get_type_hints(RowsRead)
+    every = product(get_args(kinds["store"]), get_args(kinds["user_status"]), ({}, {"user": "unreadable"}))
+    rows = [RowsRead(store=store, user_status=user, invalid=invalid) for store, user, invalid in every]
+    return {
+        status
+        for row in rows
+        for has_model in (True, False)
+        for status in _degraded(to_status(row, has_model=has_model), row)
+    }
 
 
 def named_metrics(expr: str) -> list[Named]:
