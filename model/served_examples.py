@@ -25,7 +25,7 @@ from model.progress import Progress
 from model.replay import Replay
 from streams.events import Engaged, Ranking
 from streams.labels import Label, Log
-from streams.served_log import LabelledRanking, ServedLog
+from streams.served_log import WINDOW_OPEN, LabelledRanking, ServedLog
 
 MOST_SHOWN = 40
 FLOAT_BYTES = 4
@@ -118,8 +118,19 @@ def build_served(
             sources[f"left out: {why_not}"] += 1
     replay.fold_until(max((event.event_ts_ms for event in served.events), default=0) + 1)
     if not shown:
-        raise BadInput("too_few_labels", f"the log holds no ranking that can be trained on: {dict(sources)}")
+        told = told_sources(sources, served)
+        raise BadInput("too_few_labels", f"the log holds no ranking that can be trained on: {told}")
     return _stack(shown, sources)
+
+
+def told_sources(sources: Counter[str], served: ServedLog) -> str:
+    """For a refusal: what became of the log's rankings, by reason, and when to try again where waiting helps."""
+    if not sources and not served.left_out:
+        return "no ranking was logged"
+    told = f"{dict(sources)}, not considered: {dict(served.left_out)}"
+    if served.left_out[WINDOW_OPEN]:
+        told += "; a window is over once the log has a record NOWRANK_LABEL_WINDOW_S after the ranking: try again then"
+    return told
 
 
 def unusable(ranking: Ranking, expected: str) -> str | None:

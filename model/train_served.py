@@ -28,7 +28,7 @@ from model.position_bias import Correction
 from model.pretrained import new_network, of_co_vectors
 from model.progress import Progress, Silent
 from model.replay import Replay
-from model.served_examples import ServedExamples, build_served, replay_of
+from model.served_examples import ServedExamples, build_served, replay_of, told_sources
 from model.served_fit import ServedFit
 from model.train import TrainReport
 from streams.served_log import ServedLog
@@ -120,5 +120,5 @@ def _check_enough(data: ServedExamples, served: ServedLog) -> None:
         raise BadInput(
             "too_few_labels",
             f"the log has {len(data)} usable rankings with {positives} titles engaged; training needs at least "
-            f"{LEAST_RANKINGS} and {LEAST_POSITIVES}. {dict(data.sources)}, not considered: {dict(served.left_out)}",
+            f"{LEAST_RANKINGS} and {LEAST_POSITIVES}. {told_sources(data.sources, served)}",
         )

@@ -25,6 +25,7 @@ from streams.shown_labels import LogJoin, RankingLabels, decode_labels, newest_l
 from streams.topics import EVENT_TOPICS, LABELS
 
 TOPIC, JOINED, BOTH = "topic", "joined", "topic and joined"
+WINDOW_OPEN = "its window is not over"
 
 
 class LabelledRanking(NamedTuple):
@@ -88,7 +89,7 @@ def settle(
     for ranking in rankings:
         found = labels.get(ranking.ranking_id)
         if ranking.event_ts_ms > settled_ms:
-            left_out["its window is not over"] += 1
+            left_out[WINDOW_OPEN] += 1
         elif found is None:
             left_out["it has no label"] += 1
         elif found.user_id != ranking.user_id:

@@ -151,6 +151,22 @@ def test_the_titles_of_a_second_replay_have_the_slots_of_the_first(served: Serve
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_log_without_any_usable_ranking_is_refused_with_every_reason_and_when_to_try_again(
+    served: ServedLog, tmp_path: Path
+) -> None:
+    rankings = [one.ranking for one in served.rankings[:5]]
+    unsettled = settle(served.items, rankings, [], {}, rankings[1].event_ts_ms)
+    with pytest.raises(BadInput) as refused:
+        train_on_served(unsettled, tmp_path / "artifact", config=CONFIG)
+    assert "{'it has no label': 2, 'its window is not over': 3}" in str(refused.value)
+    assert "NOWRANK_LABEL_WINDOW_S" in str(refused.value)
+    unlabelled = settle(served.items, rankings, [], {}, rankings[-1].event_ts_ms)
+    with pytest.raises(BadInput, match=r"not considered: {'it has no label': 5}$"):
+        train_on_served(unlabelled, tmp_path / "artifact", config=CONFIG)
+    with pytest.raises(BadInput, match="no ranking was logged"):
+        train_on_served(settle(served.items, [], [], {}, 0), tmp_path / "artifact", config=CONFIG)
+
+
 def test_too_few_rankings_are_refused_with_the_reason(served: ServedLog, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="10 usable rankings"):
         train_on_served(replace(served, rankings=served.rankings[:10]), tmp_path / "artifact", config=CONFIG)
