@@ -95,7 +95,10 @@ def rank_arguments(parser: argparse.ArgumentParser) -> None:
         "--per-row", type=int, default=DEFAULT_PER_ROW, help=f"titles in a row at most (default: {DEFAULT_PER_ROW})"
     )
     parser.add_argument(
-        "--log", action="store_true", help="count the answer as shown to the member (an impression of each title)"
+        "--log",
+        action="store_true",
+        help="count the answer as shown to the member (an impression of each title); "
+        "reproduce, skew and training see only logged answers",
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     parser.add_argument(
@@ -135,5 +138,5 @@ def rank(args: argparse.Namespace) -> int:
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
     else:
-        print_answer(answer, sys.stdout)
+        print_answer(answer, sys.stdout, is_logged=args.log)
     return 0

@@ -1,6 +1,6 @@
 """A ranking as a table for people.
 
-Enters: a `RankAnswer`. Leaves: lines of text. Called by `nowrank rank` and the demo.
+Enters: a `RankAnswer`. Leaves: lines of text. Called by `nowrank rank`.
 """
 
 import unicodedata
@@ -13,9 +13,9 @@ ID_CHARS = 12
 LABEL_CHARS = 70
 
 
-def print_answer(answer: RankAnswer, out: TextIO) -> None:
+def print_answer(answer: RankAnswer, out: TextIO, *, is_logged: bool) -> None:
     """Print the rows, or the titles in order with their scores and the parts when the answer has them; then what the
-    answer could use.
+    answer could use, and whether its id can be found in the log.
     """
     explained = any(item.parts is not None for item in answer.items)
     if answer.groups:
@@ -25,7 +25,8 @@ def print_answer(answer: RankAnswer, out: TextIO) -> None:
     status = answer.status
     print(
         f"\n{answer.candidates} candidates in {answer.took_ms:.1f} ms, model {answer.model}; answer: {status.level} "
-        f"(store {status.store}, model {status.model}, member {status.user}); ranking {answer.ranking_id}",
+        f"(store {status.store}, model {status.model}, member {status.user}); ranking {answer.ranking_id}"
+        + ("" if is_logged else ", not logged (--log)"),
         file=out,
     )
     if explained:

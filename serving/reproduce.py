@@ -63,7 +63,10 @@ def find_ranking(reader: LogReader, ranking_id: str) -> Ranking:
                     if isinstance(ranking, Ranking) and ranking.ranking_id == ranking_id:
                         found.append(ranking)
     if not found:
-        raise NowrankError(f"the log holds no ranking {ranking_id!r}: it was not logged, or its retention is over")
+        raise NowrankError(
+            f"the log holds no ranking {ranking_id!r}: it was not logged (`nowrank rank` without --log, a request with "
+            '`"log": false`), or its retention is over'
+        )
     return max(found, key=lambda ranking: ranking.event_ts_ms)
 
 

@@ -133,6 +133,14 @@ def test_rank_command_prints_a_table(url: str, capsys: pytest.CaptureFixture[str
     assert len(json.loads(capsys.readouterr().out)["items"]) == 10
 
 
+def test_rank_command_says_whether_its_answer_is_in_the_log(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["rank", "--url", url, "--user", "ann", "--limit", "1"]
+    assert main(asked) == 0
+    assert re.search(r"; ranking \S+, not logged \(--log\)\n", capsys.readouterr().out)
+    assert main([*asked, "--log"]) == 0
+    assert re.search(r"; ranking \S+\n", capsys.readouterr().out)
+
+
 def test_rank_command_tells_what_is_wrong(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rank", "--url", url, "--user", "ann", "--country", "de"]) == 1
     assert "nowrank: country: Expected `str` matching" in capsys.readouterr().err

@@ -126,7 +126,9 @@ def test_the_command_compares_and_names_what_it_cannot_find(
     assert main(["reproduce", ranking_id, "--artifact", str(world_settings.artifact_path)]) == 0
     assert "equal, bit for bit" in capsys.readouterr().out
     assert main(["reproduce", "no-such-ranking", "--artifact", str(world_settings.artifact_path)]) != 0
-    assert "the log holds no ranking 'no-such-ranking'" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "the log holds no ranking 'no-such-ranking'" in refused
+    assert "`nowrank rank` without --log" in refused
 
 
 def test_inputs_survive_the_log_in_another_table(world: World) -> None:
