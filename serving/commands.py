@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from infra.addresses import MAX_PORT
-from infra.errors import ScorerUnavailable, SettingsError
+from infra.errors import InvalidRequest, ScorerUnavailable, SettingsError
 from infra.logs import configure_logs
 from infra.settings import Settings, load_settings
 from serving.contract import DEFAULT_PER_ROW, DEFAULT_ROWS
@@ -110,6 +110,7 @@ def rank_arguments(parser: argparse.ArgumentParser) -> None:
         "  nowrank rank --user 42 --query 'star w' --country DE\n"
         "  nowrank rank --user 42 --source 50 --explain\n"
         "  nowrank rank --user 42 --country DE --groups\n"
+        "  NOWRANK_API_TOKEN=TOKEN nowrank rank --user 42   of a scorer that wants a token\n"
     )
 
 
@@ -120,21 +121,26 @@ def rank(args: argparse.Namespace) -> int:
 
     implied: TaskName = "search" if args.query is not None else "more_like_this" if args.source else "pre_query"
     task: TaskName = args.task or implied
-    with Scorer(args.url, timeout_s=10.0) as client:
-        answer = client.rank(
-            args.user,
-            task,
-            query=args.query,
-            source_item_id=args.source,
-            country=args.country,
-            items=args.items,
-            limit=args.limit,
-            explain=args.explain,
-            groups=args.groups,
-            rows=args.rows,
-            per_row=args.per_row,
-            log=args.log,
-        )
+    try:
+        with Scorer(args.url, timeout_s=10.0) as client:
+            answer = client.rank(
+                args.user,
+                task,
+                query=args.query,
+                source_item_id=args.source,
+                country=args.country,
+                items=args.items,
+                limit=args.limit,
+                explain=args.explain,
+                groups=args.groups,
+                rows=args.rows,
+                per_row=args.per_row,
+                log=args.log,
+            )
+    except InvalidRequest as error:
+        if error.reason != "unauthorized":
+            raise
+        raise InvalidRequest(error.reason, f"{error.message}; set NOWRANK_API_TOKEN to one of the scorer's") from error
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
     else:

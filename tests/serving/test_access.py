@@ -75,6 +75,20 @@ def test_python_client_sends_the_token(guarded: tuple[httpx.Client, Path], monke
         assert scorer.rank("ann").ranking_id
 
 
+def test_rank_command_without_the_right_token_says_where_it_is_set(
+    guarded: tuple[httpx.Client, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["rank", "--url", str(guarded[0].base_url), "--user", "ann"]
+    for wrong in ("", "wrong"):
+        monkeypatch.setenv("NOWRANK_API_TOKEN", wrong)
+        assert main(asked) == 1
+        assert "Authorization: Bearer TOKEN`; set NOWRANK_API_TOKEN" in capsys.readouterr().err
+    monkeypatch.setenv("NOWRANK_API_TOKEN", TOKEN)
+    assert main([*asked, "--task", "search"]) == 1
+    assert "NOWRANK_API_TOKEN" not in capsys.readouterr().err
+    assert main(asked) == 0
+
+
 def test_python_client_calls_a_rate_limit_unavailable_and_not_invalid() -> None:
     class Refusing(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
