@@ -1,5 +1,7 @@
-"""The documentation page in a real browser: a token that is typed in goes with the requests that it is for."""
+"""The documentation page in a real browser: what it shows, and that a token goes with the requests that it is for."""
 
+import json
+import re
 import shutil
 import subprocess
 from importlib.resources import files
@@ -12,6 +14,7 @@ from starlette.routing import Route
 
 from infra.settings import Settings
 from serving.api import DOCS_HEADERS
+from serving.openapi import openapi_document
 from serving.process import ScorerProcess
 from tests.serving.world import running_app
 
@@ -37,6 +40,17 @@ addEventListener("load", async () => {
 """
 
 
+def see(url: str, folder: Path) -> str:
+    """A page's elements as a browser shows them, once its script has run."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser is here: apt-get install chromium")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'browser'}"]
+    return subprocess.run(
+        [*command, "--virtual-time-budget=20000", "--dump-dom", url], capture_output=True, text=True, check=True
+    ).stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "typed", "code"),
@@ -51,9 +65,6 @@ addEventListener("load", async () => {
 def test_token_that_is_typed_in_goes_with_the_requests_that_it_is_for(
     tmp_path: Path, path: str, typed: dict[str, str], code: int
 ) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no browser is here: apt-get install chromium")
     page = (files("serving") / "docs.html").read_text() + HAND.replace("PATH", path).replace("TYPED", repr(typed))
 
     async def watched_page(request: Request) -> Response:
@@ -62,14 +73,25 @@ def test_token_that_is_typed_in_goes_with_the_requests_that_it_is_for(
     settings = Settings(state_dir=tmp_path, api_token=CALLER, admin_token=OPERATOR)
     process = ScorerProcess(settings)
     process.app.router.routes.append(Route("/watched", watched_page))
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
     with running_app(process.app, settings, process.metrics) as client:
-        seen = subprocess.run(
-            [*command, "--virtual-time-budget=20000", "--dump-dom", f"{client.base_url}/watched"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        seen = see(f"{client.base_url}/watched", tmp_path)
     assert f"<title>answered {code}</title>" in seen
     assert "<legend>Authorize</legend>" in seen
     assert not any(token in seen.split("<script>")[0] for token in typed.values()), "a token is not shown"
+
+
+@pytest.mark.slow
+def test_names_in_descriptions_are_set_as_code_and_each_example_is_seen_whole(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    process = ScorerProcess(settings)
+    with running_app(process.app, settings, process.metrics) as client:
+        seen = see(f"{client.base_url}/docs", tmp_path).split("<script>")[0]
+    assert "Ranks the given <code>items</code>, or finds" in seen, "of an operation"
+    assert "try again after <code>Retry-After</code></td>" in seen, "of an answer"
+    assert "one of <code>NOWRANK_API_TOKEN</code>, where it is set</span>" in seen, "of a token"
+    assert "<code>context + long_term + short_term</code> is <code>score</code>." in seen, "of a schema"
+    assert "`" not in seen
+    posts = [methods["post"] for methods in openapi_document()["paths"].values() if "post" in methods]
+    media = [post["requestBody"]["content"]["application/json"] for post in posts if "requestBody" in post]
+    rows = [len(json.dumps(one["example"], indent=2).splitlines()) + 1 for one in media]
+    assert [int(found) for found in re.findall(r'<textarea [^>]*rows="(\d+)"', seen)] == rows
