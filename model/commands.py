@@ -21,7 +21,7 @@ from model.log_arguments import (
     seed,
     share,
 )
-from model.served_commands import SERVED, served_arguments, train_from_served
+from model.served_commands import FROM_SERVED, SERVED, served_arguments, train_from_served
 
 
 def dataset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `nowrank train`."""
     add_log_arguments(parser)
     parser.add_argument(
-        "--dataset", type=Path, metavar="FOLDER", help="train on what `nowrank dataset` wrote there; LOG is not read"
+        "--dataset", type=Path, metavar="FOLDER", help="train on what `nowrank dataset` wrote there; it takes no LOG"
     )
     served_arguments(parser)
     parser.add_argument(
@@ -137,12 +137,8 @@ def train(args: argparse.Namespace) -> int:
     from model.progress import shown_progress
     from model.train import report_json, train_on_data_set, train_on_log
 
-    if args.dataset is not None and args.labels is not None:
-        raise BadInput(
-            "invalid_field",
-            f"--labels {args.labels} cannot be drawn from a data set, which has its labels already: leave it out, or "
-            "build another one with `nowrank dataset --labels`",
-        )
+    if args.dataset is not None:
+        _check_data_set(args)
     settings = load_settings()
     out_dir = args.out or settings.artifact_path
     _check_outputs(args, out_dir)
@@ -198,6 +194,17 @@ def _train_config(args: argparse.Namespace) -> TrainConfig:
     return TrainConfig(model=sizes, seed=args.seed, threads=args.threads, history_encoder=args.history_encoder, **given)
 
 
+def _check_data_set(args: argparse.Namespace) -> None:
+    """Refuse what cannot go with --dataset."""
+    if args.labels is not None:
+        raise BadInput(
+            "invalid_field",
+            f"--labels {args.labels} cannot be drawn from a data set, which has its labels already: leave it out, or "
+            "build another one with `nowrank dataset --labels`",
+        )
+    refuse_log_arguments(args, "--dataset: it holds what was taken of its log")
+
+
 def _check_served(args: argparse.Namespace) -> None:
     """Refuse what cannot go with --from served."""
     why = {
@@ -209,7 +216,7 @@ def _check_served(args: argparse.Namespace) -> None:
     for name, reason in why.items():
         if getattr(args, name) is not None:
             raise BadInput("invalid_field", f"--{name.replace('_', '-')} cannot go with --from {SERVED}: {reason}")
-    refuse_log_arguments(args, SERVED)
+    refuse_log_arguments(args, FROM_SERVED)
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:

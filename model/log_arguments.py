@@ -95,19 +95,19 @@ def add_log_arguments(parser: argparse._ActionsContainer, *, named: bool = False
     parser.add_argument("--hours", type=above_zero, metavar="H", help="only the first H hours of the log")
 
 
-def refuse_log_arguments(args: argparse.Namespace, source: str) -> None:
-    """Raises `BadInput` when a log is described to a command that takes the broker's own from `source`."""
+def refuse_log_arguments(args: argparse.Namespace, beside: str, *, log_is_read: bool = False) -> None:
+    """Raises `BadInput` when a log is described `beside` what takes no notice of that: what it is, and why. With
+    `log_is_read`, LOG itself may be given.
+    """
     parser = argparse.ArgumentParser()
     add_log_arguments(parser)
     given = [
         "a log" if name == "log" else f"--{name.replace('_', '-')}"
         for name, default in vars(parser.parse_args([])).items()
-        if getattr(args, name) != default
+        if getattr(args, name) != default and not (name == "log" and log_is_read)
     ]
     if given:
-        raise BadInput(
-            "invalid_field", f"{', '.join(given)} cannot go with --from {source}: it takes what the broker holds"
-        )
+        raise BadInput("invalid_field", f"{', '.join(given)} cannot go with {beside}")
 
 
 def log_of(args: argparse.Namespace, settings: Settings) -> "Log":

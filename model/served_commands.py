@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from streams.served_log import ServedLog
 
 SERVED, LOG = "served", "log"
+FROM_SERVED = f"--from {SERVED}: it takes what the broker holds"
 
 PROMOTE_EXAMPLES = """both artifacts score the same requests from after their training; the candidate is copied
 into the folder of the current one, its card last, only when it is not worse on any task and calibrated; the scorer
@@ -162,7 +163,7 @@ def promote(args: argparse.Namespace) -> int:
     current = _comparable(folder) if (folder / CARD).is_file() else None
     source = args.source or (SERVED if candidate.card.training.get("source") == SERVED else LOG)
     if source == SERVED:
-        refuse_log_arguments(args, SERVED)
+        refuse_log_arguments(args, FROM_SERVED)
     bounds = Bounds(args.margin, args.ece, args.resamples, args.seed)
     with shown_progress() as progress:
         verdicts = _judge(args, source, (candidate, current), bounds, settings, progress)

@@ -123,13 +123,15 @@ def _import_with(args: argparse.Namespace, settings: Settings, producer: "Produc
     from streams.progress import progress_bar
     from streams.sources.table import TableOptions, read_mapping
 
+    options = TableOptions(read_mapping(args.map), args.time_unit == "s", args.type)
     if args.file == MOVIELENS and not Path(MOVIELENS).is_file():
+        from streams.sources.log_files import MOVIELENS_AS_IT_IS, refuse_description
         from streams.sources.movielens import load_movielens
         from streams.sources.movielens_files import movielens_folder
 
+        refuse_description(options, MOVIELENS_AS_IT_IS)
         log = load_movielens(movielens_folder(settings.state_dir), None if args.keep_time else now_ms())
         return import_log(log, MOVIELENS, producer, progress_bar, only_items=args.items)
-    options = TableOptions(read_mapping(args.map), args.time_unit == "s", args.type)
     if args.items:
         return import_items(Path(args.file), options, producer, progress_bar)
     return import_events(Path(args.file), options, now_ms(), producer, progress_bar, args.keep_time)

@@ -12,7 +12,15 @@ from infra.errors import BadInput
 from infra.outputs import check_folder, prepare_file
 from infra.settings import load_settings
 from model.history.config import EncoderConfig, TrainingConfig
-from model.log_arguments import above_zero, add_log_arguments, counted, from_zero, log_of, seed
+from model.log_arguments import (
+    above_zero,
+    add_log_arguments,
+    counted,
+    from_zero,
+    log_of,
+    refuse_log_arguments,
+    seed,
+)
 from model.manifests import indented
 
 if TYPE_CHECKING:
@@ -93,6 +101,7 @@ def _histories(args: argparse.Namespace) -> "tuple[Histories, int | None]":
     if os.path.isfile(Path(args.log) / MOVIELENS_FILE):  # False too where nobody may look: `log_of` says so
         if args.part == TRAIN:
             raise BadInput("no_times", f"{args.log} holds an order without times, so no part by time: --part {ALL}")
+        refuse_log_arguments(args, f"{args.log}, which holds an order without times", log_is_read=True)
         return load_movielens_order(Path(args.log), args.core), None
     log = log_of(args, load_settings())
     if args.part == ALL or not log.labels:

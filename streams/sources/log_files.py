@@ -23,6 +23,12 @@ from streams.sources.movielens_files import movielens_folder
 from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
 from streams.sources.table_files import PARQUET, open_table, reading
 
+MOVIELENS_AS_IT_IS = f"{MOVIELENS}, which is read as it is; name the file of events that is meant"
+GLOBO_AS_IT_IS = (
+    "whose columns are those of Globo's clicks, read as they are, in ms; to have it read as any other file, name them: "
+    "--map click_article_id=item_id --map click_timestamp=event_ts_ms"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LogSource:
@@ -42,12 +48,27 @@ def load_log(source: LogSource, state_dir: Path, now_ms: int) -> Log:
     path = Path(source.name)
     with _no_collection(), reading(path):
         if source.name == MOVIELENS and not path.is_file():
+            refuse_description(source.options, MOVIELENS_AS_IT_IS, source.items)
             return first_part(load_movielens(movielens_folder(state_dir)), source.hours, source.max_events)
         if holds_movielens(path):
+            refuse_description(source.options, f"{path}, which holds {MOVIELENS_AS_IT_IS}", source.items)
             return first_part(load_movielens(path), source.hours, source.max_events)
         if path.suffix.lower() == PARQUET and not source.options.rename and is_globo(open_table(path)[0] or []):
+            refuse_description(source.options, f"{path}, {GLOBO_AS_IT_IS}", source.items)
             return load_globo(path, source.hours, source.max_events)
         return _log_of_files(path, source, now_ms)
+
+
+def refuse_description(options: TableOptions, source: str, items: Path | None = None) -> None:
+    """Raises `BadInput` for what describes a file of events beside a source that is read as it is."""
+    described = {
+        "--items": items is not None,
+        "--map": bool(options.rename),
+        "--type": options.default_type is not None,
+        "--time-unit s": options.times_in_s,
+    }
+    if given := [name for name, is_given in described.items() if is_given]:
+        raise BadInput("invalid_field", f"{', '.join(given)} cannot go with {source}")
 
 
 def first_part(log: Log, hours: float | None, max_events: int | None) -> Log:

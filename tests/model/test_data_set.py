@@ -30,6 +30,16 @@ def test_labels_are_not_drawn_anew_from_a_data_set(
     assert not (tmp_path / "artifact").exists()
 
 
+def test_a_log_is_not_described_beside_a_data_set(
+    built: tuple[DataSet, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["train", "absent.csv", "--dataset", str(built[1]), "--out", str(tmp_path / "artifact"), "--epochs", "1"]
+    assert main([*asked, "--items", "absent.jsonl", "--map", "a=user_id", "--time-unit", "s", "--hours", "3"]) == 1
+    said = "a log, --items, --map, --time-unit, --hours cannot go with --dataset"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "artifact").exists()
+
+
 def test_a_draw_that_leaves_a_part_without_examples_is_refused(small_log: Log) -> None:
     with pytest.raises(BadInput, match=r"of about 1 training examples \(--labels\) the draw left none for: train; ask"):
         build_data_set(small_log, replace(SMALL, train_labels=1, seed=2))

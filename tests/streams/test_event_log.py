@@ -185,6 +185,23 @@ def test_a_file_without_a_good_row_is_refused(tmp_path: Path) -> None:
         load_log(LogSource(str(path)), tmp_path, BEGIN_MS)
 
 
+@pytest.mark.parametrize(
+    ("unused", "said"),
+    [
+        ({"items": Path("absent.csv")}, "--items"),
+        ({"options": TableOptions({"a": "user_id"}, default_type="click")}, "--map, --type"),
+        ({"options": TableOptions(times_in_s=True)}, "--time-unit s"),
+    ],
+)
+def test_what_describes_a_file_of_events_is_refused_for_movielens(
+    tmp_path: Path, unused: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "u.data").write_text("")
+    for name in ("movielens-100k", str(tmp_path)):
+        with pytest.raises(BadInput, match=f"^{said} cannot go with .*{name}, which "):
+            load_log(LogSource(name, **unused), tmp_path, BEGIN_MS)
+
+
 def test_the_first_part_and_the_newest_part_keep_whole_labels() -> None:
     log = log_of_events([_click(f"t{place}", 100 * place) for place in range(10)])
     assert [label.item_id for label in first_part(log, None, 3).labels] == ["t0", "t1", "t2"]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -9,6 +10,7 @@ from streams.events import decode_engaged, encode_event
 from streams.labels import Log
 from streams.sources.globo import load_globo
 from streams.sources.log_files import LogSource, load_log
+from streams.sources.table import TableOptions
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "globo" / "clicks_2017-10-01_08.parquet"
 BEGIN_MS = 1_506_826_800_000
@@ -82,6 +84,26 @@ def test_hours_and_events_limit_the_log(tmp_path: Path) -> None:
     assert {label.ts_ms - BEGIN_MS < 3_600_000 for label in hour.labels} == {True}
     assert len(hour.labels) == 60
     assert {item.item_id for item in hour.items} == {label.item_id for label in hour.labels}
+
+
+@pytest.mark.parametrize(
+    ("unused", "said"),
+    [
+        ({"items": Path("absent.csv")}, "--items"),
+        ({"options": TableOptions(default_type="play")}, "--type"),
+        ({"options": TableOptions(times_in_s=True)}, "--time-unit s"),
+    ],
+)
+def test_what_describes_another_file_is_refused_unless_its_columns_are_named(
+    tmp_path: Path, unused: dict[str, Any], said: str
+) -> None:
+    path = _sample(tmp_path)
+    source = LogSource(str(path), **unused)
+    with pytest.raises(BadInput, match=rf"^{said} cannot go with .*clicks\.parquet, .* --map click_article_id=item_id"):
+        load_log(source, tmp_path, 0)
+    columns = {"click_article_id": "item_id", "click_timestamp": "event_ts_ms"}
+    named = LogSource(str(path), options=TableOptions(columns, default_type="click"))
+    assert len(load_log(named, tmp_path, 2 * BEGIN_MS).labels) == 600
 
 
 def test_a_range_without_a_click_is_refused(tmp_path: Path) -> None:

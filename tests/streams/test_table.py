@@ -486,6 +486,12 @@ def test_the_import_command_says_what_is_missing(
     assert "nowrank data get movielens-100k" in capsys.readouterr().err
 
 
+def test_what_describes_a_file_cannot_go_with_a_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    described = ["--map", "a=item_id", "--type", "play", "--time-unit", "s"]
+    assert main(["import", "movielens-100k", "--items", "--dry-run", *described]) == 1
+    assert "nowrank: --map, --type, --time-unit s cannot go with movielens-100k, which" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.jsonl", "e.parquet"])
 def test_a_file_that_may_not_be_read_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def closed(*_: Any, **__: Any) -> Any:

@@ -52,6 +52,14 @@ def test_an_order_without_times_has_no_part_by_time(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "run").exists()
 
 
+def test_an_order_without_times_is_read_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sample(tmp_path)
+    described = ["--items", str(tmp_path / "absent.csv"), "--hours", "3", "--max-events", "9"]
+    assert main(["train", "history", str(tmp_path), "--out", str(tmp_path / "run"), *described, *SMALL]) == 1
+    assert f"--items, --max-events, --hours cannot go with {tmp_path}, which" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("option", ["--learning-rate", "--weight-decay", "--temperature", "--stochastic-length"])
 @pytest.mark.parametrize("said", ["nan", "inf", "-1"])
 def test_a_number_that_no_run_can_be_trained_with_is_refused_before_anything_is_read(
