@@ -85,8 +85,9 @@ def add_log_arguments(parser: argparse._ActionsContainer, *, named: bool = False
     )
     parser.add_argument("--items", type=Path, metavar="FILE", help="the titles of a file of events")
     parser.add_argument(
-        "--map", action="append", default=[], metavar="THEIRS=OURS", help="the file's column THEIRS is our field OURS"
-    )
+        "--map", action="append", default=[], metavar="THEIRS=OURS",
+        help="the column THEIRS is our field OURS, in the file of events, in that of --items, or in both",
+    )  # fmt: skip
     parser.add_argument("--type", choices=("play", "click", "thumb"), help="type of the rows that name none")
     parser.add_argument(
         "--time-unit", choices=("ms", "s"), default="ms", help="unit of times that are numbers (default: ms)"

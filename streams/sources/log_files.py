@@ -5,7 +5,7 @@ model.
 """
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from streams.sources.globo import HOUR_MS, is_globo, load_globo
 from streams.sources.movielens import NAME as MOVIELENS
 from streams.sources.movielens import holds_movielens, load_movielens
 from streams.sources.movielens_files import movielens_folder
-from streams.sources.table import Rejection, Seen, TableOptions, read_events, read_items
+from streams.sources.table import EVENT_FIELDS, ITEM_FIELDS, Rejection, Seen, TableOptions, read_events, read_items
 from streams.sources.table_files import PARQUET, open_table, reading
 
 MOVIELENS_AS_IT_IS = f"{MOVIELENS}, which is read as it is; name the file of events that is meant"
@@ -32,8 +32,8 @@ GLOBO_AS_IT_IS = (
 
 @dataclass(frozen=True, slots=True)
 class LogSource:
-    """Which log: `movielens-100k`, a folder of its files, or a file of events with, if there is one, a file of titles;
-    of these only the first `hours`, and at most `max_events`, in time order.
+    """Which log: `movielens-100k`, a folder of its files, or a file of events with, if there is one, a file of titles,
+    both read by `options`; of these only the first `hours`, and at most `max_events`, in time order.
     """
 
     name: str
@@ -101,9 +101,11 @@ def newest_part(log: Log, begin_ms: int, max_events: int) -> Log:
 
 
 def _log_of_files(path: Path, source: LogSource, now_ms: int) -> Log:
-    seen = Seen()
-    items, bad_items = _good(source.items, read_items(source.items, TableOptions(), seen)) if source.items else ([], 0)
-    events, bad_events = _good(path, read_events(path, source.options, now_ms, seen))
+    seen, options, of_titles = Seen(), source.options, source.options
+    if source.items and options.rename:
+        options, of_titles = _options_of_both(path, source.items, options)
+    items, bad_items = _good(source.items, read_items(source.items, of_titles, seen)) if source.items else ([], 0)
+    events, bad_events = _good(path, read_events(path, options, now_ms, seen))
     events = _first_events(events, source.hours, source.max_events)
     log = log_of_events(events, items)
     notes = [log.derived, *(_not_in(source.items, items, events) if source.items else [])]
@@ -112,6 +114,35 @@ def _log_of_files(path: Path, source: LogSource, now_ms: int) -> Log:
     if bad_items + bad_events:
         notes.append(f"{bad_items + bad_events} rows cannot be read and are left out: `nowrank import FILE --dry-run`")
     return replace(log, derived="; ".join(notes))
+
+
+def _options_of_both(path: Path, items: Path, options: TableOptions) -> tuple[TableOptions, TableOptions]:
+    """How the events and the titles are read: a name counts for each file that has its column and its field; raises
+    `BadInput` for one that counts for neither.
+    """
+    rename = options.rename
+    unfit = (_unfit_names(path, "events", EVENT_FIELDS, rename), _unfit_names(items, "titles", ITEM_FIELDS, rename))
+    for theirs, ours in rename.items():
+        if all(theirs in one for one in unfit):
+            raise BadInput("invalid_field", f"--map {theirs}={ours}: {', and '.join(one[theirs] for one in unfit)}")
+    of_events, of_titles = (
+        replace(options, rename={theirs: ours for theirs, ours in rename.items() if theirs not in one}) for one in unfit
+    )
+    return of_events, of_titles
+
+
+def _unfit_names(path: Path, what: str, fields: tuple[str, ...], rename: Mapping[str, str]) -> dict[str, str]:
+    """Why a file has no use for a mapping, by the column that it maps, where it has none; a file whose rows name their
+    own columns may have them all.
+    """
+    columns, _ = open_table(path)
+    unfit = {}
+    for theirs, ours in rename.items():
+        if ours not in fields:
+            unfit[theirs] = f"{path} is of {what}, which have no field {ours!r} (they have {', '.join(sorted(fields))})"
+        elif columns is not None and theirs not in columns:
+            unfit[theirs] = f"{path} has no column {theirs!r} (it has {', '.join(columns)})"
+    return unfit
 
 
 def _not_in(path: Path, items: list[Item], events: list[Engaged]) -> list[str]:

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from features.catalogue import Item
@@ -177,6 +179,56 @@ def test_a_file_is_read_as_import_reads_it_and_may_be_cut(tmp_path: Path) -> Non
     log = load_log(replace(source, items=titles), tmp_path, now_ms)
     assert [item.title for item in log.items] == ["Toy Story", "t1", "t2"]
     assert "1 rows cannot be read" in log.derived
+
+
+COLUMNS = {"userId": "user_id", "movieId": "item_id", "timestamp": "event_ts_ms"}
+RATED = TableOptions(COLUMNS, times_in_s=True, default_type="click")
+
+
+def _ratings(folder: Path) -> Path:
+    path = folder / "ratings.csv"
+    path.write_text("userId,movieId,rating,timestamp\n1,7,4.5,1700000000\n1,8,3.0,1700000060\n")
+    return path
+
+
+@pytest.mark.parametrize("name", ["movies.csv", "movies.jsonl", "movies.parquet"])
+def test_the_titles_file_is_read_by_the_same_names_and_unit_of_time(tmp_path: Path, name: str) -> None:
+    titles = [{"movieId": 7, "title": "Heat", "available_from_ms": 1_600_000_000}]
+    items = tmp_path / name
+    if items.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(titles), items)
+    elif items.suffix == ".jsonl":
+        _write(items, titles)
+    else:
+        items.write_text("movieId,title,available_from_ms\n7,Heat,1600000000\n")
+    log = load_log(LogSource(str(_ratings(tmp_path)), items, RATED), tmp_path, 2 * BEGIN_MS)
+    assert log.items[0] == Item(item_id="7", title="Heat", available_from_ms=1_600_000_000_000)
+    assert [label.item_id for label in log.labels] == ["7", "8"]
+
+
+def test_a_name_counts_only_for_a_file_that_has_its_column_and_its_field(tmp_path: Path) -> None:
+    items = tmp_path / "titles.csv"
+    items.write_text("item_id,name,timestamp\n7,Heat,1995\n")
+    options = replace(RATED, rename={**COLUMNS, "name": "title"})
+    log = load_log(LogSource(str(_ratings(tmp_path)), items, options), tmp_path, 2 * BEGIN_MS)
+    assert [item.title for item in log.items] == ["Heat", "8"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        ("film", "item_id", r"s\.csv has no column 'film' \(it has userId.*\), and .*i\.csv has no column 'film' \("),
+        ("rating", "stars", r"s\.csv is of events, which have no field 'stars' \(.*i\.csv is of titles, which have no"),
+        ("rating", "title", r"s\.csv is of events, which have no field 'title' \(.*i\.csv has no column 'rating'"),
+        ("title", "query", r"s\.csv has no column 'title' \(.*i\.csv is of titles, which have no field 'query'"),
+    ],
+)
+def test_a_name_that_counts_for_neither_file_is_refused(tmp_path: Path, theirs: str, ours: str, said: str) -> None:
+    items = tmp_path / "i.csv"
+    items.write_text("item_id,title\n7,Heat\n")
+    source = LogSource(str(_ratings(tmp_path)), items, replace(RATED, rename={theirs: ours}))
+    with pytest.raises(BadInput, match=f"^--map {theirs}={ours}: .*{said}"):
+        load_log(source, tmp_path, 2 * BEGIN_MS)
 
 
 def test_a_file_without_a_good_row_is_refused(tmp_path: Path) -> None:
