@@ -96,6 +96,9 @@ def _number(value: Any, is_text: bool) -> int | float | Decimal | None:
 
 
 def _number_in(text: str) -> int | float:
+    """Raises `ValueError` for what is none, also where Python takes it for one: 1_000, or digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
     try:
         return int(text)
     except ValueError:
