@@ -3,6 +3,7 @@
 import errno
 import json
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -340,6 +341,76 @@ def test_columns_are_mapped_times_may_be_seconds_and_one_type_may_serve_all_rows
     (event,) = events_of(path, options, seen)
     assert (event.user_id, event.item_id, event.event_ts_ms) == ("ann", "7", 1_600_000_000_250)
     assert (seen.rows, seen.made_ids, seen.ignored_columns) == (1, 1, {"shop"})
+
+
+def log_with_times(path: Path, times: Iterable[Any]) -> Path:
+    """A CSV file of clicks, and a row that is none, at a time unlike theirs."""
+    rows = "".join(f"click,u,i,{one}\n" for one in times)
+    return written(path, f"type,user_id,item_id,when\n{rows}like,u,i,{NOW_MS}\n")
+
+
+WHEN = {"when": "event_ts_ms"}
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        (
+            (1_400_000_000, "1407776000.0"),
+            "1400000000 to 1407776000, look like seconds .*: read them with --time-unit s",
+        ),
+        ((315_532_800, 4_102_444_800), "315532800 to 4102444800, look like seconds since 1970, not like milliseconds"),
+        ((1_400_000_000, "2014-05-13T16:53:20Z"), "1400000000 to 1400000000, look like seconds since 1970"),
+        ((20_200_705, 20_191_231), r"20191231 to 20200705, look like dates \(YYYYMMDD\), .*2020-07-05T00:00:00Z"),
+        ((19_000_101, 21_001_231), "look like dates"),
+    ],
+)
+def test_times_that_all_look_like_seconds_or_dates_are_not_read_as_milliseconds_by_any_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], times: tuple[Any, ...], says: str
+) -> None:
+    path = log_with_times(tmp_path / "e.csv", times)
+    with pytest.raises(BadInput, match=f"e.csv: its times, .*{says}") as refused:
+        events_of(path, TableOptions(WHEN))
+    assert refused.value.reason == "invalid_field"
+    for command in (["import", "--dry-run"], ["dataset", "--out", str(tmp_path / "built")], ["evaluate"], ["train"]):
+        assert main([*command, "--map", "when=event_ts_ms", str(path)]) == 1
+        assert capsys.readouterr().err.startswith(f"nowrank: {path}: its times, ")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        (0, 1000, 400_000_000),
+        (1_400_000_000, 1_400_000_000_000),
+        (20_200_705, 1_400_000_000),
+        ("1970-01-10T00:00:00Z", "1970-01-11T00:00:00Z"),
+        ("1970-01-01T05:33:20Z",),
+    ],
+)
+def test_small_numbers_of_a_logs_own_beginning_and_times_that_say_their_unit_stay_what_they_are(
+    tmp_path: Path, times: tuple[Any, ...]
+) -> None:
+    *good, bad = events_of(log_with_times(tmp_path / "e.csv", times), TableOptions(WHEN))
+    assert len(good) == len(times)
+    assert (bad.reason, bad.field) == ("unknown_type", "type")
+
+
+def test_times_that_are_said_to_be_seconds_are_not_doubted(tmp_path: Path) -> None:
+    path = log_with_times(tmp_path / "e.csv", (1_400_000, 1_400_001))
+    assert [event.event_ts_ms for event in events_of(path, TableOptions(WHEN, True))[:2]] == [
+        1_400_000_000,
+        1_400_001_000,
+    ]
+
+
+def test_timestamps_of_early_1970_are_not_taken_for_seconds(tmp_path: Path) -> None:
+    rows = {"type": ["click"], "user_id": ["u"], "item_id": ["i"]}
+    times = pyarrow.array([1_400_000_000], pyarrow.timestamp("ms"))
+    parquet.write_table(pyarrow.table({**rows, "event_ts_ms": times}), tmp_path / "e.parquet")
+    assert [event.event_ts_ms for event in events_of(tmp_path / "e.parquet")] == [1_400_000_000]
+    parquet.write_table(pyarrow.table({**rows, "event_ts_ms": [1_400_000_000]}), tmp_path / "e.parquet")
+    with pytest.raises(BadInput, match="look like seconds"):
+        events_of(tmp_path / "e.parquet")
 
 
 def test_ids_like_floats_are_taken_as_written_and_said_so_as_are_titles_and_sources_that_the_catalogue_lacks(
