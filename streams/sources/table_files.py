@@ -5,9 +5,10 @@ read carries its fault instead of cells. Called by `streams.sources.table`. pyar
 """
 
 import csv
+import re
 from codecs import BOM_UTF8
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,11 @@ import msgspec
 from infra.errors import BadInput, InvalidEvent
 from streams.events import MAX_EVENT_BYTES
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+CSV, TSV = ".csv", ".tsv"
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
 BATCH_ROWS = 4096
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,13 @@ def _open(path: Path, is_wanted: Callable[[str], bool]) -> Table:
     if not path.is_file():
         raise BadInput("not_found", f"{path} is no file")
     suffix = path.suffix.lower()
-    if suffix in DELIMITERS:
-        return _open_csv(path, DELIMITERS[suffix])
+    if suffix in (CSV, TSV):
+        return _open_csv(path, is_tsv=suffix == TSV)
     if suffix in JSON_LINES:
         return None, _json_rows(path.open("rb"))
     if suffix == PARQUET:
         return _open_parquet([path], is_wanted)
-    known = ", ".join((*DELIMITERS, *JSON_LINES, PARQUET))
+    known = ", ".join((CSV, TSV, *JSON_LINES, PARQUET))
     raise BadInput("unknown_format", f"{path} ends in {suffix!r}; files that end in {known} can be read")
 
 
@@ -110,11 +112,10 @@ class _Lines:
         self._taken.clear()
 
 
-def _open_csv(path: Path, delimiter: str) -> Table:
+def _open_csv(path: Path, is_tsv: bool) -> Table:
     # Bytes that are not UTF-8 come through as surrogates, so that their row alone is rejected.
     lines = _Lines(path.open(encoding="utf-8-sig", errors="surrogateescape", newline=""))
-    # Strict: otherwise one quote that nobody closes would make a single cell of all that follows.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = _tsv_cells(lines) if is_tsv else _csv_cells(lines)
     try:
         columns = [name.strip() for name in next(reader, [])]
         "".join(columns).encode()
@@ -125,7 +126,23 @@ def _open_csv(path: Path, delimiter: str) -> Table:
     return columns, _csv_rows(lines, reader, columns)
 
 
-def _csv_rows(lines: _Lines, reader: Any, columns: list[str]) -> Iterator[Row]:
+def _csv_cells(lines: Iterable[str]) -> Iterator[list[str]]:
+    # Strict: otherwise one quote that nobody closes would make a single cell of all that follows.
+    return csv.reader(lines, strict=True)
+
+
+def _tsv_cells(lines: Iterable[str]) -> Iterator[list[str]]:
+    """A tab always parts cells, and a line's end rows: most of these files are written without quoting, and a title may
+    begin with a quote. A cell that is wholly in quotes, those in it doubled, is what they hold.
+    """
+    return map(_unquoted, csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
+
+
+def _unquoted(cells: list[str]) -> list[str]:
+    return [cell[1:-1].replace('""', '"') if QUOTED.fullmatch(cell) else cell for cell in cells]
+
+
+def _csv_rows(lines: _Lines, reader: Iterator[list[str]], columns: list[str]) -> Iterator[Row]:
     with lines.stream:
         number = 0
         while True:

@@ -136,6 +136,28 @@ def test_quotes_that_nobody_closes_spoil_their_own_rows_alone_and_quoted_cells_m
     assert seen.rows == 7
 
 
+TSV_HEADER = "type\tuser_id\titem_id\tevent_ts_ms\tquery\n"
+
+
+def test_a_quote_in_a_tsv_file_is_text_and_swallows_no_row(tmp_path: Path) -> None:
+    queries = ['"Live', "plain", 'Session"', '"Heroes" (live)', '"A" and "B"', '"', '"""']
+    path = written(tmp_path / "e.tsv", TSV_HEADER + "".join(f"click\tu\ti\t5\t{query}\n" for query in queries))
+    assert [event.query for event in events_of(path)] == queries
+
+
+def test_a_cell_of_a_tsv_file_that_is_wholly_in_quotes_is_what_they_hold_and_never_more_than_its_cell(
+    tmp_path: Path,
+) -> None:
+    whole = [('"Heroes"', "Heroes"), ('"say ""a"""', 'say "a"'), ('"""Heroes"""', '"Heroes"'), ('""', None)]
+    rows = [f"click\tu\ti\t5\t{cell}\n" for cell, _ in whole]
+    path = written(tmp_path / "e.tsv", TSV_HEADER + "".join(rows) + 'click\tu\t"i\tj"\t5\tx\nclick\tu\t"i\nj"\t5\tx\n')
+    *good, with_tab, begins, ends = events_of(path)
+    assert [event.query for event in good] == [query for _, query in whole]
+    assert [one.message for one in (with_tab, begins, ends)] == [
+        f"it has {count} cells, the header 5" for count in (6, 3, 3)
+    ]
+
+
 def test_parquet_that_python_has_no_values_for_is_named_by_its_row_unless_nobody_wants_it(tmp_path: Path) -> None:
     rows = {"type": ["click"] * 3, "user_id": ["u"] * 3, "item_id": ["i"] * 3}
     far = pyarrow.array([5, 2**60, 6], pyarrow.timestamp("ms"))
