@@ -18,9 +18,14 @@ from infra.errors import BadInput
 from streams.events import Click
 from streams.labels import Label, Log
 from streams.sources.derive import Draw
+from streams.sources.time_unit import refuse_other_units
 
 COLUMNS = ("user_id", "session_id", "click_article_id", "click_timestamp")
 DERIVED = "tasks of this log are assigned: a session's first click is pre-query, later ones either task by their hash"
+AS_ANY_FILE = (
+    "to have it read as any other file, name its columns: --map click_article_id=item_id "
+    "--map click_timestamp=event_ts_ms"
+)
 HOUR_MS = 3_600_000
 
 
@@ -30,7 +35,9 @@ def is_globo(columns: list[str]) -> bool:
 
 
 def load_globo(path: Path, hours: float | None = None, max_events: int | None = None) -> Log:
-    """The log in a file, at its own times; only its first `hours`, and at most its first `max_events`."""
+    """The log in a file, at its own times; only its first `hours`, and at most its first `max_events`. Raises
+    `BadInput` when it has no such clicks.
+    """
     rows, incomplete = _rows(path)
     if hours is not None and rows:
         end_ms = rows[0][0] + hours * HOUR_MS
@@ -48,14 +55,23 @@ def _rows(path: Path) -> tuple[list[tuple[int, int, int, int]], int]:
     """(time, user, session, article) of every click, in that order, and how many rows lack one of them."""
     import pyarrow
     import pyarrow.parquet
+    from pyarrow import types
 
     try:
         table = pyarrow.parquet.read_table(path, columns=list(COLUMNS))
     except (pyarrow.ArrowException, OSError) as error:
         raise BadInput("malformed_file", f"{path} is no Parquet file of Globo's clicks: {error}") from error
+    for name in COLUMNS:
+        if not types.is_integer(kind := table[name].type):
+            raise BadInput(
+                "invalid_field", f"{path}: its column {name} holds no whole numbers but {kind}; {AS_ANY_FILE}"
+            )
     complete = table.drop_null()
     users, sessions, articles, times = (complete[name].to_pylist() for name in COLUMNS)
-    return sorted(zip(times, users, sessions, articles, strict=True)), table.num_rows - complete.num_rows
+    rows = sorted(zip(times, users, sessions, articles, strict=True))
+    if rows:
+        refuse_other_units(path, rows[0][0], rows[-1][0])
+    return rows, table.num_rows - complete.num_rows
 
 
 def _labels(rows: Any) -> Iterator[Label]:

@@ -16,7 +16,7 @@ from infra.errors import BadInput
 from streams.events import Engaged
 from streams.labels import Log
 from streams.sources.event_log import log_of_events
-from streams.sources.globo import HOUR_MS, is_globo, load_globo
+from streams.sources.globo import AS_ANY_FILE, HOUR_MS, is_globo, load_globo
 from streams.sources.movielens import NAME as MOVIELENS
 from streams.sources.movielens import holds_movielens, load_movielens
 from streams.sources.movielens_files import movielens_folder
@@ -24,10 +24,7 @@ from streams.sources.table import EVENT_FIELDS, ITEM_FIELDS, Rejection, Seen, Ta
 from streams.sources.table_files import PARQUET, open_table, reading
 
 MOVIELENS_AS_IT_IS = f"{MOVIELENS}, which is read as it is; name the file of events that is meant"
-GLOBO_AS_IT_IS = (
-    "whose columns are those of Globo's clicks, read as they are, in ms; to have it read as any other file, name them: "
-    "--map click_article_id=item_id --map click_timestamp=event_ts_ms"
-)
+GLOBO_AS_IT_IS = f"whose columns are those of Globo's clicks, read as they are, in ms; {AS_ANY_FILE}"
 
 
 @dataclass(frozen=True, slots=True)

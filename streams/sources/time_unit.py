@@ -1,7 +1,7 @@
 """The unit of times that are numbers: seconds, or dates, that are read as milliseconds all lie in early 1970.
 
 Enters: the oldest and the newest such time of a file. Leaves: `BadInput` when the file cannot have meant them. Called
-by `streams.sources.table`.
+by `streams.sources.table` and `streams.sources.globo`.
 """
 
 from pathlib import Path

@@ -106,6 +106,29 @@ def test_what_describes_another_file_is_refused_unless_its_columns_are_named(
     assert len(load_log(named, tmp_path, 2 * BEGIN_MS).labels) == 600
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "says"),
+    [
+        ("click_timestamp", pyarrow.array([BEGIN_MS], pyarrow.timestamp("ms")), r"but timestamp\[ms\]"),
+        ("click_timestamp", pyarrow.array([float(BEGIN_MS)]), "but double"),
+        ("user_id", pyarrow.array([None], pyarrow.null()), "but null"),
+        ("session_id", pyarrow.array(["s"]), "but string"),
+    ],
+)
+def test_a_column_that_holds_no_whole_numbers_is_refused_with_the_way_out(
+    tmp_path: Path, name: str, column: Any, says: str
+) -> None:
+    rows = {"user_id": [1], "session_id": [2], "click_article_id": [3], "click_timestamp": [BEGIN_MS], name: column}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "clicks.parquet")
+    with pytest.raises(BadInput, match=rf"its column {name} holds no whole numbers {says}; .* --map click_article_id="):
+        _load(tmp_path / "clicks.parquet")
+
+
+def test_times_that_look_like_seconds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="look like seconds since 1970"):
+        _load(_write(tmp_path / "clicks.parquet", [(1, 2, 3, BEGIN_MS // 1000)]))
+
+
 def test_a_range_without_a_click_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no click in the range"):
         load_globo(_sample(tmp_path), max_events=0)
