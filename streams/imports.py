@@ -106,14 +106,11 @@ def import_events(
             summary.rejections.append(result)
             continue
         kinds[event_type(result)] += 1
-        ts_ms = result.event_ts_ms
-        summary.oldest_ts_ms = ts_ms if summary.oldest_ts_ms is None else min(ts_ms, summary.oldest_ts_ms)
-        summary.newest_ts_ms = ts_ms if summary.newest_ts_ms is None else max(ts_ms, summary.newest_ts_ms)
     summary.events = dict(kinds)
-    if not keep_time and summary.newest_ts_ms is not None and summary.oldest_ts_ms is not None:
-        summary.shift_ms = shift_ms(summary.newest_ts_ms, now_ms)
-        summary.oldest_ts_ms += summary.shift_ms
-        summary.newest_ts_ms += summary.shift_ms
+    if seen.oldest_ms is not None and seen.newest_ms is not None:
+        summary.shift_ms = 0 if keep_time else shift_ms(seen.newest_ms, now_ms)
+        summary.oldest_ts_ms = seen.oldest_ms + summary.shift_ms
+        summary.newest_ts_ms = seen.newest_ms + summary.shift_ms
     _account(summary, seen)
     if producer is not None:
         good = (row for row in read_events(path, options, now_ms, Seen()) if not isinstance(row, Rejection))

@@ -17,7 +17,7 @@ from streams.catalogue import convert_item
 from streams.events import FUTURE_LIMIT_MS, Click, Engaged, Play, Thumb, convert_engaged
 from streams.sources.derive import event_uuid
 from streams.sources.table_files import Row, open_table
-from streams.sources.table_values import field_value, is_number
+from streams.sources.table_values import field_value
 from streams.sources.time_unit import refuse_other_units
 
 EVENT_FIELDS = ("type", *dict.fromkeys(name for struct in (Click, Play, Thumb) for name in struct.__struct_fields__))
@@ -65,30 +65,28 @@ def read_mapping(pairs: Iterable[str]) -> dict[str, str]:
 @dataclass(slots=True)
 class Seen:
     """What a reading has met, filled while it goes on. `float_ids`: the fields with ids like 7.0, which are taken as
-    they are written, be it that they are meant so or that they are the whole numbers of a column with gaps;
-    `oldest_number`, `newest_number`: of the good rows whose times are numbers of milliseconds.
+    they are written, be it that they are meant so or that they are the whole numbers of a column with gaps.
+    `oldest_ms` and `newest_ms` are of the good events.
     """
 
     rows: int = 0
     made_ids: int = 0
     ignored_columns: set[str] = field(default_factory=set)
     float_ids: set[str] = field(default_factory=set)
-    oldest_number: int | None = None
-    newest_number: int | None = None
+    oldest_ms: int | None = None
+    newest_ms: int | None = None
 
 
 def read_events(path: Path, options: TableOptions, now_ms: int, seen: Seen) -> Iterator[Engaged | Rejection]:
     """The event, or the rejection, of each row; a row without `event_id` gets one made from its content and its
-    number. Raises `BadInput` after the last one when all times that are numbers look like another unit.
+    number. Raises `BadInput` after the last one when all times look like another unit.
     """
 
-    def make(row: Row, values: dict[str, Any]) -> Engaged:
+    def make(number: int, values: dict[str, Any]) -> Engaged:
         if options.default_type is not None:
             values.setdefault("type", options.default_type)
         if "event_id" not in values:
-            values["event_id"] = event_uuid(
-                f"{row.number}:{msgspec.json.encode(values, order='deterministic').decode()}"
-            )
+            values["event_id"] = event_uuid(f"{number}:{msgspec.json.encode(values, order='deterministic').decode()}")
             seen.made_ids += 1
         event = convert_engaged(values)
         if event.event_ts_ms > now_ms + FUTURE_LIMIT_MS:
@@ -97,22 +95,22 @@ def read_events(path: Path, options: TableOptions, now_ms: int, seen: Seen) -> I
             raise InvalidEvent(
                 "future_timestamp", f"it is {ahead_s} s from now; at most {limit_s} s are allowed", "event_ts_ms"
             )
-        if not options.times_in_s and _tells_time_as_number(row, options.rename):
-            told = event.event_ts_ms
-            seen.oldest_number = told if seen.oldest_number is None else min(told, seen.oldest_number)
-            seen.newest_number = told if seen.newest_number is None else max(told, seen.newest_number)
+        if seen.oldest_ms is None or event.event_ts_ms < seen.oldest_ms:
+            seen.oldest_ms = event.event_ts_ms
+        if seen.newest_ms is None or event.event_ts_ms > seen.newest_ms:
+            seen.newest_ms = event.event_ts_ms
         return event
 
     needed = [name for name in NEEDED_EVENT_FIELDS if name != "type" or options.default_type is None]
     yield from _read(path, options, seen, frozenset(EVENT_FIELDS), needed, make)
-    if seen.oldest_number is not None and seen.newest_number is not None:
-        refuse_other_units(path, seen.oldest_number, seen.newest_number)
+    if seen.oldest_ms is not None and seen.newest_ms is not None and not options.times_in_s:
+        refuse_other_units(path, seen.oldest_ms, seen.newest_ms)
 
 
 def read_items(path: Path, options: TableOptions, seen: Seen) -> Iterator[Item | Rejection]:
     """The title, or the rejection, of each row; in text files, lists are written with `|` between their parts."""
     known = frozenset(ITEM_FIELDS)
-    return _read(path, options, seen, known, NEEDED_ITEM_FIELDS, lambda _row, values: convert_item(values))
+    return _read(path, options, seen, known, NEEDED_ITEM_FIELDS, lambda _number, values: convert_item(values))
 
 
 def _read(
@@ -121,7 +119,7 @@ def _read(
     seen: Seen,
     known: frozenset[str],
     needed: Iterable[str],
-    make: Callable[[Row, dict[str, Any]], Any],
+    make: Callable[[int, dict[str, Any]], Any],
 ) -> Iterator[Any]:
     def is_field(column: str) -> bool:
         return options.rename.get(column, column) in known
@@ -139,7 +137,7 @@ def _read(
         seen.rows += 1
         try:
             values = _named_values(row, options, known, seen)
-            yield make(row, values)
+            yield make(row.number, values)
         except InvalidEvent as error:
             yield Rejection(row.number, error.reason, error.field, _rule(error))
 
@@ -179,14 +177,6 @@ def _named_values(row: Row, options: TableOptions, known: frozenset[str], seen: 
             if name.endswith("_id") and values[name].endswith(".0") and values[name][:-2].isdigit():
                 seen.float_ids.add(name)
     return values
-
-
-def _tells_time_as_number(row: Row, rename: Mapping[str, str]) -> bool:
-    return any(
-        is_number(cell, row.is_text)
-        for column, cell in row.cells.items()
-        if rename.get(column, column) == "event_ts_ms"
-    )
 
 
 def _taken_twice(row: Row, rename: Mapping[str, str], name: str) -> InvalidEvent:

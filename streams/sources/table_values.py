@@ -45,11 +45,6 @@ def field_value(name: str, value: Any, is_text: bool, times_in_s: bool) -> Any:
     return _digits(name, value) if name.endswith("_id") and not isinstance(value, str) else value
 
 
-def is_number(value: Any, is_text: bool) -> bool:
-    """Whether a cell is a number, or text that says one."""
-    return _number(value, is_text) is not None
-
-
 def _time_ms(name: str, value: Any, is_text: bool, in_s: bool) -> int:
     """Milliseconds since 1970; a part of one is cut off a timestamp, and rounded off a number of seconds."""
     number = _number(value, is_text)

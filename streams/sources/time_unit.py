@@ -1,6 +1,6 @@
-"""The unit of times that are numbers: seconds, or dates, that are read as milliseconds all lie in early 1970.
+"""The unit of times: seconds, or dates, that are read as milliseconds all lie in early 1970.
 
-Enters: the oldest and the newest such time of a file. Leaves: `BadInput` when the file cannot have meant them. Called
+Enters: the oldest and the newest time of a file. Leaves: `BadInput` when the file cannot have meant them. Called
 by `streams.sources.table` and `streams.sources.globo`.
 """
 
@@ -13,7 +13,7 @@ DATES_OF_1900_TO_2100 = range(19_000_101, 21_001_231 + 1)
 
 
 def refuse_other_units(path: Path, oldest: int, newest: int) -> None:
-    """Raises `BadInput` when numbers between `oldest` and `newest`, read as milliseconds, look like seconds or like
+    """Raises `BadInput` when times between `oldest` and `newest`, read as milliseconds, look like seconds or like
     dates. Small ones are let be: a log may count from its own beginning.
     """
     for numbers, what, remedy in (
