@@ -24,6 +24,7 @@ from streams.log_ends import read_log_ends
 POLL_MS = 500
 POLL_RECORDS = 500
 METADATA_AGE_MS = 5_000
+CLOSED_PER_S = 5.0  # over the last half minute
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 5.0
 
@@ -177,8 +178,13 @@ class _Reader:
         return any(end is not None and end < self._consumer.position(partition) for partition, end in ends.items())
 
     def poll(self) -> list[Any]:
-        """The next records, none when there are none for a while."""
-        return [record for batch in self._consumer.poll(timeout_ms=POLL_MS).values() for record in batch]
+        """The next records, none when there are none for a while. Raises `BrokerUnavailable` when all connections are
+        taken and closed again, as by a load balancer without a broker: the client itself would open the next at once.
+        """
+        records = [record for batch in self._consumer.poll(timeout_ms=POLL_MS).values() for record in batch]
+        if not records and self._consumer.metrics()["consumer-metrics"]["connection-close-rate"] > CLOSED_PER_S:
+            raise BrokerUnavailable("connections to the broker are taken and closed again")
+        return records
 
     def close(self) -> None:
         self._consumer.close(autocommit=False)

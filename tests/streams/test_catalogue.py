@@ -4,6 +4,7 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from infra.settings import Settings
 from streams.catalogue import CatalogueFollower, convert_item, decode_item, encode_item
 from streams.producer import Producer
 from streams.topics import ITEMS, create_topics, describe_topics
+from tests.faults.world import World
 
 pytestmark = pytest.mark.slow
 
@@ -147,6 +149,20 @@ def test_a_broker_that_is_away_never_raises_in_the_follower(caplog: pytest.LogCa
     wait_for(lambda: "the catalogue cannot be followed, next try in 1.0 s: no broker answers at" in caplog.text)
     follower.stop()
     assert not follower.ready
+
+
+def test_a_follower_rests_while_the_brokers_address_takes_connections_and_closes_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(World(tmp_path, proxied=True)) as world:
+        assert world.proxy is not None
+        with following(world.settings) as follower:
+            world.proxy.cut()
+            wait_for(lambda: "next try in 0.5 s: connections to the broker are taken and closed again" in caplog.text)
+            world.proxy.mend()
+            with Producer(world.settings) as producer:
+                producer.send_item(FULL)
+            wait_for(lambda: list(follower.catalogue) == [FULL], timeout_s=60.0)
 
 
 def test_a_follower_begins_again_when_the_broker_comes_back_with_another_log(tmp_path: Path) -> None:
