@@ -140,7 +140,9 @@ def fit_network(
 
 
 def build_data_set(log: Log, config: TrainConfig, progress: Progress | None = None) -> DataSet:
-    """Replay the log into a data set; raises `BadInput` when it is too short, or when a part gets no example."""
+    """Replay the log into a data set; raises `BadInput` when it is too short, or when a part gets no example, or none
+    that is positive.
+    """
     if len(log.labels) < LEAST_LABELS:
         raise BadInput(
             "too_few_labels", f"the log has {len(log.labels)} labels; training needs at least {LEAST_LABELS}"
@@ -154,6 +156,12 @@ def build_data_set(log: Log, config: TrainConfig, progress: Progress | None = No
             "too_few_labels",
             f"of about {config.train_labels} training examples (--labels) the draw left none for: {', '.join(empty)}; "
             "ask for more, or give a longer log",
+        )
+    if negative := [part for part in ("train", "middle") if not getattr(built, part).labels_BK.any()]:
+        raise BadInput(
+            "too_few_labels",
+            f"no label is positive in: {', '.join(negative)}. A click is, a thumb up, and a play that reached 60 % of "
+            "its known length; watched_ms and duration_ms must have one unit",
         )
     table = replay.table
     return DataSet(

@@ -45,6 +45,12 @@ def test_a_draw_that_leaves_a_part_without_examples_is_refused(small_log: Log) -
         build_data_set(small_log, replace(SMALL, train_labels=1, seed=2))
 
 
+def test_a_log_in_which_nobody_liked_anything_is_refused(small_log: Log) -> None:
+    disliked = replace(small_log, labels=[replace(label, positive=False) for label in small_log.labels])
+    with pytest.raises(BadInput, match="no label is positive in: train, middle"):
+        build_data_set(disliked, SMALL)
+
+
 def test_a_data_set_comes_back_as_it_was_written(built: tuple[DataSet, Path]) -> None:
     data, folder = built
     again = read_data_set(folder)
