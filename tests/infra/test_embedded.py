@@ -1,5 +1,6 @@
 """The embedded stack, with its real broker and its real Redis."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -227,15 +229,21 @@ def test_status_tells_a_running_stack_from_none(own: Settings) -> None:
     assert stack["redis"] in run_cli(own, "status").stdout
 
 
+@contextlib.contextmanager
+def stack_of(own: Settings, monkeypatch: pytest.MonkeyPatch, **redis: Any) -> Iterator[None]:
+    """The commands find a running stack of this one part."""
+    monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
+    with hold_lock(own.state_dir):
+        write_own_stack(own, "running", {"name": "redis", "address": "here", "restarts": 0, "started_ms": 0, **redis})
+        yield
+
+
 def test_status_names_a_part_whose_process_is_gone(
     own: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    part = {"name": "redis", "state": "ready", "pid": gone.pid, "address": "here", "restarts": 0, "started_ms": 0}
-    monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
-    with hold_lock(own.state_dir):
-        write_own_stack(own, "running", part)
+    with stack_of(own, monkeypatch, state="ready", pid=gone.pid):
         assert main(["status", "--json"]) == 1
         assert json.loads(capsys.readouterr().out)["processes"][0]["state"] == "ended"
         assert main(["status"]) == 1
@@ -245,10 +253,7 @@ def test_status_names_a_part_whose_process_is_gone(
 def test_status_says_why_a_part_failed(
     own: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    part = {"name": "redis", "state": "failed", "pid": None, "address": "here", "restarts": 0, "started_ms": 0}
-    monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
-    with hold_lock(own.state_dir):
-        write_own_stack(own, "running", {**part, "failure": "ended with exit code 1"})
+    with stack_of(own, monkeypatch, state="failed", pid=None, failure="ended with exit code 1"):
         assert main(["status"]) == 1
     assert "redis ended with exit code 1" in capsys.readouterr().out
 
@@ -256,10 +261,8 @@ def test_status_says_why_a_part_failed(
 def test_second_up_names_a_part_that_is_not_ready_and_fails(
     own: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    part = {"name": "redis", "state": "restarting", "pid": None, "address": "here", "restarts": 9, "started_ms": 0}
-    monkeypatch.setenv("NOWRANK_STATE_DIR", str(own.state_dir))
-    with hold_lock(own.state_dir):
-        write_own_stack(own, "running", {**part, "failure": "ended with exit code 70; restart 9 in 30 s"})
+    failure = "ended with exit code 70; restart 9 in 30 s"
+    with stack_of(own, monkeypatch, state="restarting", pid=None, restarts=9, failure=failure):
         assert main(["up", "--detach"]) == 1
     said = capsys.readouterr()
     assert "redis ended with exit code 70; restart 9 in 30 s" in said.out

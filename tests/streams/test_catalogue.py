@@ -56,6 +56,19 @@ def following(settings: Settings) -> Iterator[CatalogueFollower]:
         follower.stop()
 
 
+@contextlib.contextmanager
+def following_old_titles(folder: Path, count: int) -> Iterator[tuple[EmbeddedServers, Settings, CatalogueFollower]]:
+    """A broker of the test's own, and a follower that has read its catalogue of `count` titles called Old."""
+    with EmbeddedServers(folder) as servers:
+        settings = Settings(kafka=servers.kafka)
+        create_topics(settings)
+        with Producer(settings) as producer:
+            producer.send_items(Item(item_id=f"old-{number}", title="Old") for number in range(count))
+        with following(settings) as follower:
+            assert len(follower.catalogue) == count
+            yield servers, settings, follower
+
+
 def test_a_title_is_written_and_read_back() -> None:
     assert decode_item(encode_item(FULL)) == FULL
     assert convert_item({"item_id": "1", "title": "T"}) == Item(item_id="1", title="T")
@@ -166,36 +179,25 @@ def test_a_follower_rests_while_the_brokers_address_takes_connections_and_closes
 
 
 def test_a_follower_begins_again_when_the_broker_comes_back_with_another_log(tmp_path: Path) -> None:
-    with EmbeddedServers(tmp_path) as servers:
-        settings = Settings(kafka=servers.kafka)
-        create_topics(settings)
+    with following_old_titles(tmp_path, 50) as (servers, settings, follower):
+        servers.kill("broker")
+        wait_for(lambda: servers.restarts("broker") > 0)
+        wait_for(lambda: _created(settings))
         with Producer(settings) as producer:
-            producer.send_items(Item(item_id=f"old-{number}", title="Old") for number in range(50))
-        with following(settings) as follower:
-            assert len(follower.catalogue) == 50
-            servers.kill("broker")
-            wait_for(lambda: servers.restarts("broker") > 0)
-            wait_for(lambda: _created(settings))
-            with Producer(settings) as producer:
-                producer.send_item(FULL)
-            wait_for(lambda: list(follower.catalogue) == [FULL], timeout_s=60.0)
+            producer.send_item(FULL)
+        wait_for(lambda: list(follower.catalogue) == [FULL], timeout_s=60.0)
 
 
 def test_a_follower_begins_again_when_the_topic_was_made_anew_with_more_titles(tmp_path: Path) -> None:
-    with EmbeddedServers(tmp_path) as servers:
-        settings = Settings(kafka=servers.kafka)
+    with following_old_titles(tmp_path, 5) as (_, settings, follower):
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka)
+        admin.delete_topics([ITEMS])
+        admin.close()
         create_topics(settings)
         with Producer(settings) as producer:
-            producer.send_items(Item(item_id=f"old-{number}", title="Old") for number in range(5))
-        with following(settings) as follower:
-            admin = KafkaAdminClient(bootstrap_servers=settings.kafka)
-            admin.delete_topics([ITEMS])
-            admin.close()
-            create_topics(settings)
-            with Producer(settings) as producer:
-                producer.send_items(Item(item_id=f"new-{number}", title="New") for number in range(9))
-            wait_for(lambda: {item.title for item in follower.catalogue} == {"New"})
-            assert len(follower.catalogue) == 9
+            producer.send_items(Item(item_id=f"new-{number}", title="New") for number in range(9))
+        wait_for(lambda: {item.title for item in follower.catalogue} == {"New"})
+        assert len(follower.catalogue) == 9
 
 
 def _created(settings: Settings) -> bool:
