@@ -99,7 +99,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         with contextlib.suppress(IllegalStateError):  # a rebalance has taken it
             await self._thread.seek_wait({tp: begin})
         if self.app.consumer_generation_id != generation:
-            await self.perform_seek()  # or `begin` might lie behind the new assignment's checkpoint
+            await self.perform_seek()  # `begin` might be further on than the new assignment's checkpoint
         await asyncio.sleep(HOLE_PAUSE_S)
 
     def next_offset(self, tp: Any, folded: int) -> int:

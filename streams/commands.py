@@ -78,7 +78,7 @@ def import__arguments(parser: argparse.ArgumentParser) -> None:
   double_up, down, none); optional: event_id, session_id, ranking_id, position, task, query, source_item_id, country
 and of titles: item_id, title; optional: kind, genres, people, countries (a|b in CSV), year, available_from_ms, deleted
 times are numbers since 1970, Parquet's timestamps and dates (UTC where they name no zone), or ISO 8601 with Z or an
-offset; a file whose numbers all look like seconds of 1980 to 2100, or like dates such as 20200705, is refused unless
+offset; a file whose times all look like seconds of 1980 to 2100, or like dates such as 20200705, is refused unless
 --time-unit s says that they are seconds; ids are text or whole numbers; text is taken as it is written, so an id 7.0
 of a CSV file (of a column of whole numbers with gaps, say) is not the id 7, while the number 7.0 of a Parquet file is:
 the summary names such columns; in a .tsv file a quote is text, except where quotes enclose a whole cell, and no cell
