@@ -79,12 +79,14 @@ def running_stack(state_dir: Path) -> dict[str, Any] | None:
     if not stack_lives(state_dir):
         return None
     path = state_dir / STACK_FILE
+    was_there = path.exists()
     content, pid = read_stack_file(path), _lock_holder(state_dir)
     is_whole = _is_whole(content)
     if is_whole and content["pid"] == pid:
         return content
     found: dict[str, Any] = {"state": "starting", "pid": pid, "processes": [], **dict.fromkeys(ADDRESSES, "")}
-    if path.exists() and not is_whole and pid is not None and psutil.pid_exists(pid):
+    # A file that appears, or goes, while it is read is not damaged: it reads as nothing.
+    if was_there and path.exists() and not is_whole and pid is not None and psutil.pid_exists(pid):
         damaged = {"name": path.name, "state": DAMAGED, "address": "`nowrank down` ends the stack"}
         found |= {"state": "running", "processes": [{**damaged, "pid": None, "restarts": 0, "started_ms": now_ms()}]}
     return found

@@ -270,6 +270,26 @@ def test_second_up_names_a_part_that_is_not_ready_and_fails(
     assert "`nowrank down`, then `nowrank up`" in said.err
 
 
+@pytest.mark.parametrize("appears", [True, False])
+def test_state_file_that_appears_or_goes_while_it_is_read_is_not_damaged(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, appears: bool
+) -> None:
+    def read_at_the_wrong_moment(path: Path) -> dict[str, Any]:
+        if appears:
+            write_own_stack(own, "starting")
+        else:
+            path.unlink()
+        return {}
+
+    with hold_lock(own.state_dir):
+        if not appears:
+            write_own_stack(own, "stopping")
+        monkeypatch.setattr("infra.embedded.stack_file.read_stack_file", read_at_the_wrong_moment)
+        stack = running_stack(own.state_dir)
+    assert stack is not None
+    assert (stack["state"], stack["processes"]) == ("starting", [])
+
+
 def test_state_file_that_cannot_be_written_for_a_while_keeps_no_part_from_its_restart(own: Settings) -> None:
     stack = start_stack(own, only=("redis",), say=lambda line: None)
     in_the_way = own.state_dir / f"stack.{stack['pid']}.tmp"
